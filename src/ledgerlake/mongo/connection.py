@@ -1,0 +1,152 @@
+"""One way to a MongoDB that keeps LedgerLake's promises: majority writes, majority reads, transactions."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+
+from ledgerlake.errors import LedgerLakeError
+from ledgerlake.mongo.indexes import ensure_schema
+from ledgerlake.settings import Settings, redacted
+
+_WIRE_VERSION_OF_6_0 = 17
+_LOOPBACK = ("localhost", "127.", "[::1]")
+
+# Never taken from the URI: with less than these, an acknowledged payment can be lost or read back and then vanish.
+_PROMISES: dict[str, Any] = {
+    "w": "majority",
+    "journal": True,
+    "readConcernLevel": "majority",
+    "readPreference": "primary",
+    "retryWrites": True,
+    "retryReads": True,
+    "tz_aware": True,
+}
+
+# A primary that hangs (rather than dies) is given up after about connectTimeoutMS + heartbeatFrequencyMS, and the
+# operations waiting for it with it; the driver's defaults would wait half a minute. The URI may say otherwise.
+_REMOTE_DEFAULTS: dict[str, Any] = {
+    "heartbeatFrequencyMS": 1_000,
+    "connectTimeoutMS": 2_000,
+    "serverSelectionTimeoutMS": 10_000,
+}
+# One node on this machine: nobody to fail over to, so a slow answer is never a reason to hang up.
+_EMBEDDED_DEFAULTS: dict[str, Any] = {"serverSelectionTimeoutMS": 20_000}
+
+
+class MongoUnreachable(LedgerLakeError):
+    """No server answered, or it refused the credentials or the address."""
+
+
+class MongoUnsuitable(LedgerLakeError):
+    """A server answered that cannot keep the promises: a standalone one, or one before 6.0."""
+
+
+def connect(settings: Settings, app_name: str = "ledgerlake") -> MongoClient[dict[str, Any]]:
+    """A client of the configured MongoDB, checked to be a replica set or sharded cluster of 6.0 or later.
+
+    Without settings.mongodb_uri the embedded server is found, or started first. The caller closes the client.
+    Raises MongoUnreachable, MongoUnsuitable, or what ledgerlake.mongo.embedded raises.
+    """
+    if settings.mongodb_uri is None:
+        from ledgerlake.mongo.embedded import ensure_running  # not needed, nor importable everywhere, with a URI
+
+        uri, defaults = ensure_running(settings), _EMBEDDED_DEFAULTS
+    else:
+        uri, defaults = settings.mongodb_uri, _REMOTE_DEFAULTS
+    try:
+        client: MongoClient[dict[str, Any]] = MongoClient(uri, **_options(uri, defaults, app_name))
+    except (ConfigurationError, PyMongoError, ValueError) as error:
+        raise MongoUnreachable(
+            f"{redacted(uri)!r} is not a usable MongoDB address: {error}.",
+            "Mend LEDGERLAKE_MONGODB_URI, or unset it to use the embedded server.",
+        ) from error
+    try:
+        _check(client, uri)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def open_database(settings: Settings, app_name: str = "ledgerlake") -> Database[dict[str, Any]]:
+    """The ledger's database with all its collections and indexes. Its `.client` is the caller's to close."""
+    client = connect(settings, app_name)
+    try:
+        db = client[settings.database]
+        ensure_schema(db)
+    except OperationFailure as error:
+        client.close()
+        raise MongoUnsuitable(
+            f"The collections of database {settings.database!r} cannot be set up: {error}.",
+            "Grant the role readWrite on it, or name another database in LEDGERLAKE_DATABASE.",
+        ) from error
+    except BaseException:
+        client.close()
+        raise
+    return db
+
+
+def _options(uri: str, defaults: dict[str, Any], app_name: str) -> dict[str, Any]:
+    given = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
+    wishes = {**defaults, "appname": app_name}
+    compressors = _compressors()
+    if compressors and not _is_loopback(uri):  # on loopback compressing costs more than it saves
+        wishes["compressors"] = compressors
+    return {name: value for name, value in wishes.items() if name.lower() not in given} | _PROMISES
+
+
+def _is_loopback(uri: str) -> bool:
+    hosts = urlsplit(uri).netloc.rpartition("@")[2].split(",")
+    return uri.startswith("mongodb://") and all(host.startswith(_LOOPBACK) for host in hosts)
+
+
+def _compressors() -> str:
+    """Those of zstd and snappy that this Python can do; never zlib, which has let clients read server memory."""
+    found = []
+    if any(_importable(module) for module in ("compression.zstd", "backports.zstd")):
+        found.append("zstd")
+    if _importable("snappy"):
+        found.append("snappy")
+    return ",".join(found)
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _check(client: MongoClient[dict[str, Any]], uri: str) -> None:
+    try:
+        hello = client.admin.command("hello")
+    except ServerSelectionTimeoutError as error:
+        raise MongoUnreachable(
+            f"No MongoDB answers at {redacted(uri)!r}: {_short(error)}.",
+            "Start it, or mend LEDGERLAKE_MONGODB_URI (unset, it means the embedded server).",
+        ) from error
+    except PyMongoError as error:
+        raise MongoUnreachable(
+            f"The MongoDB at {redacted(uri)!r} refuses us: {_short(error)}.",
+            "Check the user, password and authSource in LEDGERLAKE_MONGODB_URI.",
+        ) from error
+    if hello.get("maxWireVersion", 0) < _WIRE_VERSION_OF_6_0:
+        raise MongoUnsuitable(
+            f"The MongoDB at {redacted(uri)!r} is older than 6.0.", "Point LEDGERLAKE_MONGODB_URI at 6.0 or later."
+        )
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise MongoUnsuitable(
+            f"The MongoDB at {redacted(uri)!r} is a standalone server, which has no transactions.",
+            "Start it with --replSet and run rs.initiate() once (one member is enough), "
+            "or unset LEDGERLAKE_MONGODB_URI to use the embedded server.",
+        )
+
+
+def _short(error: Exception) -> str:
+    return str(error).split(", Timeout:")[0].rstrip(".")

@@ -1,0 +1,168 @@
+"""The collections and indexes of the ledger's database, each index with the query it serves.
+
+There is no TTL index on purpose: an event that expires would tear a hole in the audit trail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError, OperationFailure
+
+EVENTS = "events"
+COUNTERS = "counters"
+REJECTIONS = "command_rejections"
+CHECKPOINTS = "projections_metadata"
+PAYMENTS = "payment_read_models"
+STATISTICS = "payment_statistics"
+TRENDS = "payment_trends"
+
+_NAMESPACE_EXISTS = 48
+
+# A transaction cannot rely on creating a collection that a concurrent one creates too, so all exist beforehand.
+COLLECTIONS = (EVENTS, COUNTERS, REJECTIONS, CHECKPOINTS, PAYMENTS, STATISTICS, TRENDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index: `keys` as (field, direction) pairs, and in `serves` the query or rule it is there for."""
+
+    collection: str
+    name: str
+    keys: tuple[tuple[str, int], ...]
+    serves: str
+    unique: bool = False
+    partial: Mapping[str, Any] | None = None
+
+    def model(self) -> IndexModel:
+        options: dict[str, Any] = {"name": self.name}
+        if self.unique:
+            options["unique"] = True
+        if self.partial is not None:
+            options["partialFilterExpression"] = dict(self.partial)
+        return IndexModel(list(self.keys), **options)
+
+
+INDEXES = (
+    Index(
+        EVENTS,
+        "events_position",
+        (("position", ASCENDING),),
+        "read the log in order after a checkpoint; no position is given twice",
+        unique=True,
+    ),
+    Index(
+        EVENTS,
+        "events_stream",
+        (("aggregateId", ASCENDING), ("version", ASCENDING)),
+        "load one payment's events in order, and its last version; no version is written twice",
+        unique=True,
+    ),
+    Index(
+        EVENTS,
+        "events_command",
+        (("commandId", ASCENDING),),
+        "has this command been carried out already; no command is carried out twice",
+        unique=True,
+        partial={"commandId": {"$exists": True}},
+    ),
+    Index(
+        REJECTIONS,
+        "rejections_reason",
+        (("reasonCode", ASCENDING), ("rejectedAt", DESCENDING)),
+        "the latest rejections of a reason, and how many there are of each",
+    ),
+    Index(
+        REJECTIONS,
+        "rejections_source",
+        (("source.file", ASCENDING), ("source.line", ASCENDING)),
+        "the rejections of one imported file, in the order of its lines",
+    ),
+    Index(
+        PAYMENTS,
+        "payments_organization",
+        (("organizationId", ASCENDING), ("lastAt", DESCENDING), ("_id", DESCENDING)),
+        "an organization's payments, latest first, page by page",
+    ),
+    Index(
+        PAYMENTS,
+        "payments_organization_status",
+        (("organizationId", ASCENDING), ("status", ASCENDING), ("lastAt", DESCENDING), ("_id", DESCENDING)),
+        "an organization's payments in one status, latest first, page by page",
+    ),
+    Index(
+        STATISTICS,
+        "statistics_organization",
+        (("organizationId", ASCENDING), ("status", ASCENDING), ("currency", ASCENDING)),
+        "the statistics of one organization",
+    ),
+    Index(
+        TRENDS,
+        "trends_organization",
+        (("organizationId", ASCENDING), ("day", ASCENDING), ("currency", ASCENDING), ("status", ASCENDING)),
+        "the days of one organization in a range",
+    ),
+    Index(
+        TRENDS,
+        "trends_day",
+        (("day", ASCENDING),),
+        "the days of all organizations in a range",
+    ),
+)
+
+
+def ensure_schema(db: Database[dict[str, Any]]) -> None:
+    """Creates what is missing of the collections, the indexes and the log's counter.
+
+    Idempotent, safe to run from several processes at once, and a handful of reads when all is there.
+    Raises pymongo.errors.OperationFailure if an index of the same name exists with another definition.
+    """
+    existing = set(db.list_collection_names())
+    for name in COLLECTIONS:
+        if name not in existing:
+            _create_collection(db, name)
+    for name in COLLECTIONS:
+        wanted = [index for index in INDEXES if index.collection == name]
+        if not wanted:
+            continue
+        present = {_identity(found) for found in db[name].list_indexes()}
+        missing = [index.model() for index in wanted if _identity(index.model().document) not in present]
+        if missing:
+            db[name].create_indexes(missing, comment="ledgerlake schema")
+    _ensure_counter(db)
+
+
+def _create_collection(db: Database[dict[str, Any]], name: str) -> None:
+    try:
+        db.create_collection(name, check_exists=False)
+    except OperationFailure as error:
+        if error.code != _NAMESPACE_EXISTS:  # another process was faster
+            raise
+
+
+def _identity(index: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What must be equal for an existing index to be the wanted one."""
+    keys = tuple((field, int(direction)) for field, direction in index["key"].items())
+    partial = index.get("partialFilterExpression")
+    return (index["name"], keys, bool(index.get("unique", False)), repr(_plain(partial)))
+
+
+def _plain(value: Any) -> Any:
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+
+
+def _ensure_counter(db: Database[dict[str, Any]]) -> None:
+    if db[COUNTERS].find_one({"_id": EVENTS}, {"_id": 1}) is not None:
+        return
+    # A counter lost beside a log that is there must not start again at 0: every append would then collide.
+    last = db[EVENTS].find_one({}, {"position": 1}, sort=[("position", DESCENDING)])
+    head = 0 if last is None else int(last["position"])
+    try:
+        db[COUNTERS].update_one({"_id": EVENTS}, {"$setOnInsert": {"position": Int64(head)}}, upsert=True)
+    except DuplicateKeyError:
+        pass  # another process was faster

@@ -1,0 +1,151 @@
+"""Where LedgerLake keeps its data, which MongoDB it uses and how large its batches are.
+
+Everything comes from environment variables, each with a default that works on a laptop:
+
+| variable                    | default      | meaning                                                        |
+|-----------------------------|--------------|----------------------------------------------------------------|
+| LEDGERLAKE_HOME             | ./var        | folder of the lake, reports, notebooks and the embedded server |
+| LEDGERLAKE_MONGODB_URI      | (none)       | a replica set or sharded cluster; none: the embedded server    |
+| LEDGERLAKE_DATABASE         | ledgerlake   | name of the database                                           |
+| LEDGERLAKE_SEGMENT_SIZE     | 100000       | events in one sealed Parquet segment of the lake               |
+| LEDGERLAKE_PROJECTION_BATCH | 20000        | events a projection folds in one transaction                   |
+| LEDGERLAKE_APPEND_BATCH     | 500          | appends that one group commit takes at most                    |
+| LEDGERLAKE_APPEND_LINGER_MS | 0            | how long a group commit waits for company                      |
+
+A variable that is set to the empty string counts as not set.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ledgerlake.errors import LedgerLakeError
+
+_RESERVED_DATABASES = frozenset({"admin", "local", "config"})
+_FORBIDDEN_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
+
+
+class SettingsError(LedgerLakeError):
+    """A setting has a value that cannot work. Names the variable, the value and what to set instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One process's settings. Paths are absolute, sizes are counts of events."""
+
+    home: Path
+    mongodb_uri: str | None = None
+    database: str = "ledgerlake"
+    segment_size: int = 100_000
+    projection_batch: int = 20_000
+    append_batch: int = 500
+    append_linger_ms: float = 0.0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Reads the variables above. Raises SettingsError for the first value that cannot work."""
+        return cls(
+            home=_home(environ),
+            mongodb_uri=_mongodb_uri(environ),
+            database=_database(environ),
+            segment_size=_count(environ, "LEDGERLAKE_SEGMENT_SIZE", 100_000, 1, 100_000_000),
+            projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", 20_000, 1, 1_000_000),
+            append_batch=_count(environ, "LEDGERLAKE_APPEND_BATCH", 500, 1, 10_000),
+            append_linger_ms=_milliseconds(environ, "LEDGERLAKE_APPEND_LINGER_MS", 0.0, 1_000.0),
+        )
+
+    @property
+    def lake_dir(self) -> Path:
+        return self.home / "lake"
+
+    @property
+    def reports_dir(self) -> Path:
+        return self.home / "reports"
+
+    @property
+    def notebooks_dir(self) -> Path:
+        return self.home / "notebooks"
+
+    @property
+    def imports_dir(self) -> Path:
+        return self.home / "imports"
+
+    @property
+    def mongo_dir(self) -> Path:
+        return self.home / "mongo"
+
+
+def redacted(uri: str) -> str:
+    """The URI without its password, fit for a message or a log."""
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", uri)
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    text = environ.get("LEDGERLAKE_HOME") or "var"
+    try:
+        return Path(os.path.abspath(Path(text).expanduser()))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise SettingsError(
+            f"LEDGERLAKE_HOME={text!r} is no usable folder name: {error}.",
+            "Set it to the path of a folder that you may write to.",
+        ) from error
+
+
+def _mongodb_uri(environ: Mapping[str, str]) -> str | None:
+    uri = environ.get("LEDGERLAKE_MONGODB_URI")
+    if not uri:
+        return None
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
+        raise SettingsError(
+            f"LEDGERLAKE_MONGODB_URI={redacted(uri)!r} is not a MongoDB address.",
+            "It must start with mongodb:// or mongodb+srv://, such as mongodb://host:27017/?replicaSet=rs0; "
+            "leave it unset to use the embedded server.",
+        )
+    return uri
+
+
+def _database(environ: Mapping[str, str]) -> str:
+    name = environ.get("LEDGERLAKE_DATABASE") or "ledgerlake"
+    if name in _RESERVED_DATABASES or len(name.encode()) > 63 or _FORBIDDEN_IN_DATABASE & set(name):
+        raise SettingsError(
+            f"LEDGERLAKE_DATABASE={name!r} is no name for a database of ours.",
+            "Use up to 63 letters, digits, - and _, and none of admin, local, config.",
+        )
+    return name
+
+
+def _count(environ: Mapping[str, str], variable: str, default: int, least: int, most: int) -> int:
+    text = environ.get(variable)
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise SettingsError(
+            f"{variable}={text!r} is out of range.",
+            f"Set it to a whole number from {least} to {most} (default {default}).",
+        )
+    return value
+
+
+def _milliseconds(environ: Mapping[str, str], variable: str, default: float, most: float) -> float:
+    text = environ.get(variable)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= most:
+        raise SettingsError(
+            f"{variable}={text!r} is out of range.",
+            f"Set it to a number of milliseconds from 0 to {most:g} (default {default:g}).",
+        )
+    return value

@@ -1,0 +1,264 @@
+"""Commands through the bus: once each, decided on the stream as it is, refusals kept with their reason."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import Decimal128
+from pymongo.database import Database
+
+from ledgerlake.application import LedgerLake
+from ledgerlake.commands.bus import CommandBus, UnknownCommand
+from ledgerlake.commands.middleware import correlation_middleware, retry_on_conflict, validation_middleware
+from ledgerlake.commands.model import CommandResult
+from ledgerlake.commands.payments import PaymentHandler
+from ledgerlake.domain.commands import FailPayment, PaymentCommand, ProcessPayment, RefundPayment
+from ledgerlake.domain.money import Money
+from ledgerlake.domain.payment import CommandRejected
+from ledgerlake.eventstore.expected import exact
+from ledgerlake.eventstore.model import ConcurrencyError
+from ledgerlake.eventstore.store import EventStore
+from ledgerlake.settings import Settings
+
+NOON = datetime(2026, 6, 1, 12, 0, 0, 123000, tzinfo=UTC)
+Db = Database[dict[str, Any]]
+
+
+def common(command_id: str, amount: str, currency: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "command_id": command_id,
+        "organization_id": "acme",
+        "amount": Money.parse(amount, currency),
+        "occurred_at": NOON,
+        **fields,
+    }
+
+
+def pay(
+    payment: str, command_id: str, amount: str = "10.00", currency: str = "EUR", **fields: Any
+) -> ProcessPayment:
+    return ProcessPayment(payment_id=payment, **common(command_id, amount, currency, **fields))
+
+
+def refund(
+    payment: str | None, command_id: str, amount: str = "10.00", currency: str = "EUR", **fields: Any
+) -> RefundPayment:
+    return RefundPayment(payment_id=payment, **common(command_id, amount, currency, **fields))
+
+
+@pytest.fixture
+def ledger(settings: Settings, database: Db) -> Iterator[LedgerLake]:
+    with LedgerLake.open(settings) as opened:
+        yield opened
+
+
+def test_a_command_becomes_an_event_with_exact_amounts(ledger: LedgerLake) -> None:
+    result = ledger.commands.dispatch(
+        pay("p", "c", "12.345", "BHD", user_id="u", metadata={"channel": "web"})
+    )
+    assert result == CommandResult("c", "p", 1, 1, duplicate=False)
+    document = ledger.db["events"].find_one({"position": 1}) or {}
+    assert document["eventType"] == "PaymentProcessed"
+    assert document["eventData"] == {
+        "amount": Decimal128("12.345"),
+        "amountMinor": 12345,
+        "currency": "BHD",
+        "attempt": 1,
+    }
+    assert document["timestamp"] == NOON
+    assert document["correlationId"] == document["causationId"] == document["commandId"] == "c"
+    metadata = document["metadata"]
+    assert (metadata["userId"], metadata["organizationId"], metadata["channel"]) == ("u", "acme", "web")
+
+
+def test_correlation_and_causation_are_kept_where_given(ledger: LedgerLake) -> None:
+    ledger.commands.dispatch(pay("p", "c", correlation_id="order-1", causation_id="event-0"))
+    event = ledger.store.read_stream("p")[0]
+    assert (event.correlation_id, event.causation_id) == ("order-1", "event-0")
+
+
+def test_a_command_is_done_once(ledger: LedgerLake) -> None:
+    first = ledger.commands.dispatch(pay("p", "c"))
+    assert ledger.commands.dispatch(pay("p", "c")) == replace(first, duplicate=True)
+    assert ledger.store.head() == 1
+    assert ledger.db["command_rejections"].count_documents({}) == 0
+
+
+@pytest.mark.parametrize("other", [pay("p", "c", "11.00"), pay("q", "c"), refund("p", "c")])
+def test_a_reused_command_id_is_refused_and_leaves_the_first_alone(
+    ledger: LedgerLake, other: PaymentCommand
+) -> None:
+    ledger.commands.dispatch(pay("p", "c"))
+    with pytest.raises(CommandRejected) as rejected:
+        ledger.commands.dispatch(other)
+    assert rejected.value.code == "command_id_reused"
+    kept = ledger.db["command_rejections"].find_one({}) or {}
+    assert (kept["_id"], kept["commandId"], kept["resolvedAt"]) == ("c#reused", "c", None)
+    assert ledger.store.head() == 1
+
+
+def test_a_refused_command_is_kept_and_cleared_when_it_is_right_after_all(ledger: LedgerLake) -> None:
+    with pytest.raises(CommandRejected, match="no payment"):
+        ledger.commands.dispatch(refund("p", "r", "4.00"))
+    kept = ledger.db["command_rejections"].find_one({"_id": "r"}) or {}
+    assert (kept["reasonCode"], kept["amount"], kept["currency"], kept["paymentId"], kept["resolvedAt"]) == (
+        "unknown_payment",
+        "4.00",
+        "EUR",
+        "p",
+        None,
+    )
+    ledger.commands.dispatch(pay("p", "c"))
+    ledger.commands.dispatch(refund("p", "r", "4.00"))
+    assert (ledger.db["command_rejections"].find_one({"_id": "r"}) or {})["resolvedAt"] is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (pay("", "c"), "missing_payment_id"),
+        (pay("p", " "), "missing_command_id"),
+        (pay("p", "c", organization_id=""), "missing_organization_id"),
+        (pay("p" * 513, "c"), "bad_payment_id"),
+        (pay("p\0", "c"), "bad_payment_id"),
+        (pay("p", "c", occurred_at=datetime(2026, 1, 1)), "bad_date"),
+    ],
+)
+def test_a_command_that_can_not_be_stored_is_refused_before_anything_is_read(
+    command: PaymentCommand, code: str
+) -> None:
+    def never(command: PaymentCommand) -> CommandResult:
+        raise AssertionError("the handler must not see it")
+
+    bus = CommandBus({ProcessPayment: never}, [validation_middleware])
+    with pytest.raises(CommandRejected) as rejected:
+        bus.dispatch(command)
+    assert rejected.value.code == code
+
+
+def test_a_command_without_a_handler_is_a_clear_error() -> None:
+    with pytest.raises(UnknownCommand, match="ProcessPayment"):
+        CommandBus({FailPayment: lambda command: None}).dispatch(pay("p", "c"))  # type: ignore[arg-type, return-value]
+
+
+def test_middleware_wraps_the_handler_first_one_outermost() -> None:
+    order: list[str] = []
+
+    def layer(name: str) -> Any:
+        def middleware(command: PaymentCommand, handle: Any) -> Any:
+            order.append(f"{name} in")
+            result = handle(command)
+            order.append(f"{name} out")
+            return result
+
+        return middleware
+
+    def handler(command: PaymentCommand) -> CommandResult:
+        order.append(f"handler {command.correlation_id}")
+        return CommandResult("c", "p", 1, 1, False)
+
+    CommandBus({ProcessPayment: handler}, [layer("a"), layer("b"), correlation_middleware]).dispatch(
+        pay("p", "c")
+    )
+    assert order == ["a in", "b in", "handler c", "b out", "a out"]
+
+
+def test_a_conflict_is_tried_again_and_given_up_in_the_end() -> None:
+    tries = 0
+
+    def handler(command: PaymentCommand) -> CommandResult:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise ConcurrencyError("p", exact(1), 2)
+        return CommandResult("c", "p", 3, 3, False)
+
+    slept: list[float] = []
+    bus = CommandBus({ProcessPayment: handler}, [retry_on_conflict(attempts=4, sleep=slept.append)])
+    assert bus.dispatch(pay("p", "c")).version == 3
+    assert (tries, len(slept)) == (4, 3)
+    tries = -1
+    with pytest.raises(ConcurrencyError):
+        bus.dispatch(pay("p", "c"))
+
+
+def test_logs_say_what_became_of_a_command_and_nothing_personal(
+    ledger: LedgerLake, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ledgerlake.commands")
+    ledger.commands.dispatch(pay("p", "c", user_id="secret-user"))
+    with pytest.raises(CommandRejected):
+        ledger.commands.dispatch(pay("p", "d", user_id="secret-user"))
+    assert "ProcessPayment c done at position 1" in caplog.text
+    assert "ProcessPayment d rejected: already_completed" in caplog.text
+    assert "secret-user" not in caplog.text
+
+
+def test_concurrent_refunds_never_exceed_the_payment(settings: Settings, database: Db) -> None:
+    """Twelve threads on two stores want 3.00 each of one payment of 10.00: three get it."""
+    stores = [EventStore(database) for _ in range(2)]
+    handlers = [PaymentHandler(store) for store in stores]
+    handlers[0].handle(pay("p", "c"))
+    outcomes: list[str] = []
+
+    def want(number: int) -> None:
+        bus = CommandBus({RefundPayment: handlers[number % 2].handle}, [retry_on_conflict(attempts=100)])
+        try:
+            bus.dispatch(refund("p", f"r{number}", "3.00"))
+            outcomes.append("refunded")
+        except CommandRejected as rejected:
+            outcomes.append(rejected.code)
+
+    threads = [threading.Thread(target=want, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for store in stores:
+        store.close()
+    assert sorted(outcomes) == ["refund_exceeds_payment"] * 9 + ["refunded"] * 3
+
+
+def test_a_batch_comes_to_the_same_as_its_commands_one_by_one(ledger: LedgerLake) -> None:
+    chance = random.Random(7)
+    commands: list[Any] = []
+    for i in range(300):
+        payment = f"p{chance.randrange(30)}"
+        amount = f"{chance.randrange(0, 900) / 100:.2f}"
+        kind = chance.choice(["pay", "refund", "credit", "repeat"])
+        if kind == "repeat" and commands:
+            commands.append(chance.choice(commands))
+        elif kind == "credit":
+            commands.append(refund(None, f"c{i}", amount))
+        else:
+            commands.append((pay if kind == "pay" else refund)(payment, f"c{i}", amount))
+    one_by_one: list[str] = []
+    other = LedgerLake(ledger.settings, ledger.db.client.get_database(f"{ledger.db.name}_b"))
+    from ledgerlake.mongo.indexes import ensure_schema
+
+    ensure_schema(other.db)
+    try:
+        for command in commands:
+            try:
+                result = other.payments.handle(command)
+                one_by_one.append(f"{result.stream_id} {result.version} {result.duplicate}")
+            except CommandRejected as rejected:
+                one_by_one.append(rejected.code)
+        batch = [
+            outcome.code
+            if isinstance(outcome, CommandRejected)
+            else f"{outcome.stream_id} {outcome.version} {outcome.duplicate}"
+            for outcome in ledger.payments.handle_batch(commands)
+        ]
+        assert batch == one_by_one
+        assert ledger.store.head() == other.store.head() > 50
+    finally:
+        other.store.close()
+        ledger.db.client.drop_database(other.db.name)

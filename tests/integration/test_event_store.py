@@ -1,0 +1,325 @@
+"""The event store's promises, on a real server."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import Decimal128, Int64, ObjectId
+from pymongo.database import Database
+
+from ledgerlake.eventstore.expected import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, exact
+from ledgerlake.eventstore.model import (
+    Append,
+    Appended,
+    CommandIdReused,
+    ConcurrencyError,
+    EventStoreError,
+    LogCorrupted,
+    NewEvent,
+    StoredEvent,
+)
+from ledgerlake.eventstore.store import EventStore
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+Db = Database[dict[str, Any]]
+
+
+def event(name: str = "PaymentProcessed", organization: str = "acme") -> NewEvent:
+    return NewEvent(
+        name,
+        {"amount": Decimal128("1.00"), "amountMinor": Int64(100), "currency": "EUR", "attempt": 1},
+        NOON,
+        "correlation",
+        "causation",
+        {"userId": "u", "organizationId": organization},
+    )
+
+
+def append(
+    stream: str,
+    expected: ExpectedVersion = ANY,
+    command: str | None = None,
+    events: int = 1,
+    request: str = "h",
+) -> Append:
+    return Append(stream, "Payment", [event()] * events, expected, command, request if command else None)
+
+
+@pytest.fixture
+def store(database: Db) -> Iterator[EventStore]:
+    with EventStore(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def other(database: Db) -> Iterator[EventStore]:
+    """A second store on the same log, as another process would have it."""
+    with EventStore(database) as opened:
+        yield opened
+
+
+def assert_log_is_whole(database: Db) -> int:
+    """Positions 1..n without a gap, the counter at n, and versions 1..m in every stream."""
+    events = list(database["events"].find().sort("position", 1))
+    assert [e["position"] for e in events] == list(range(1, len(events) + 1))
+    counter = database["counters"].find_one({"_id": "events"})
+    assert counter is not None and counter["position"] == len(events)
+    streams: dict[str, list[int]] = {}
+    for e in events:
+        streams.setdefault(e["aggregateId"], []).append(e["version"])
+    assert all(versions == list(range(1, len(versions) + 1)) for versions in streams.values())
+    return len(events)
+
+
+def test_an_event_is_stored_with_exactly_the_fields_of_the_contract(store: EventStore, database: Db) -> None:
+    assert store.append(append("p", NO_STREAM, "c")) == Appended("p", 1, 1)
+    document = database["events"].find_one()
+    assert document is not None
+    assert list(document) == [
+        "_id",
+        "aggregateId",
+        "aggregateType",
+        "eventType",
+        "eventData",
+        "version",
+        "timestamp",
+        "correlationId",
+        "causationId",
+        "metadata",
+        "position",
+        "commandId",
+        "recordedAt",
+        "schemaVersion",
+    ]
+    assert isinstance(document.pop("_id"), ObjectId)
+    assert isinstance(document["position"], Int64) and isinstance(document["version"], Int64)
+    recorded = document.pop("recordedAt")
+    assert abs((datetime.now(UTC) - recorded).total_seconds()) < 60
+    assert document == {
+        "aggregateId": "p",
+        "aggregateType": "Payment",
+        "eventType": "PaymentProcessed",
+        "eventData": {"amount": Decimal128("1.00"), "amountMinor": 100, "currency": "EUR", "attempt": 1},
+        "version": 1,
+        "timestamp": NOON,
+        "correlationId": "correlation",
+        "causationId": "causation",
+        "metadata": {"userId": "u", "organizationId": "acme", "requestHash": "h"},
+        "position": 1,
+        "commandId": "c",
+        "schemaVersion": 1,
+    }
+
+
+def test_a_stream_is_read_back_in_version_order(store: EventStore) -> None:
+    store.append(append("p", events=3))
+    store.append(append("q"))
+    store.append(append("p", exact(3)))
+    events = store.read_stream("p")
+    assert [(e.version, e.position) for e in events] == [(1, 1), (2, 2), (3, 3), (4, 5)]
+    assert store.read_stream("nobody") == []
+    assert store.head() == 5
+
+
+@pytest.mark.parametrize(
+    ("expected", "on_new", "on_existing"),
+    [
+        (NO_STREAM, True, False),
+        (STREAM_EXISTS, False, True),
+        (ANY, True, True),
+        (exact(2), False, True),
+        (exact(1), False, False),
+    ],
+)
+def test_an_append_is_accepted_only_on_the_version_it_expects(
+    store: EventStore, other: EventStore, expected: ExpectedVersion, on_new: bool, on_existing: bool
+) -> None:
+    other.append(append("existing", events=2))
+    for stream, allowed, actual in (("new", on_new, 0), ("existing", on_existing, 2)):
+        if allowed:
+            assert store.append(append(stream, expected)).version == actual + 1
+        else:
+            with pytest.raises(ConcurrencyError, match=rf"'{stream}'.*version {actual}") as conflict:
+                store.append(append(stream, expected))
+            assert (conflict.value.expected, conflict.value.actual) == (expected, actual)
+
+
+def test_a_version_that_never_existed_is_no_place_to_append(store: EventStore, database: Db) -> None:
+    with pytest.raises(ConcurrencyError):
+        store.append(append("p", exact(7)))
+    assert database["events"].count_documents({}) == 0
+    assert store.head() == 0
+
+
+def test_a_command_is_stored_once_however_often_it_is_sent(store: EventStore, other: EventStore) -> None:
+    first = store.append(append("p", NO_STREAM, "c", events=2))
+    for again in (store, other, EventStore(other._events.database)):
+        assert again.append(append("p", NO_STREAM, "c", events=2)) == Appended("p", 2, 2, duplicate=True)
+    assert first == Appended("p", 2, 2)
+    assert store.head() == 2
+
+
+def test_a_command_id_with_other_content_is_refused(store: EventStore, other: EventStore) -> None:
+    store.append(append("p", command="c"))
+    with pytest.raises(CommandIdReused, match="'c'"):
+        other.append(append("p", command="c", request="different"))
+    with pytest.raises(CommandIdReused):
+        other.append(append("q", command="c"))
+    assert store.head() == 1
+
+
+def test_one_conflict_leaves_the_rest_of_the_batch_alone(
+    store: EventStore, other: EventStore, database: Db
+) -> None:
+    other.append(append("taken", command="t"))
+    outcomes = store.append_many(
+        [
+            append("a", NO_STREAM, "a"),
+            append("taken", NO_STREAM, "x"),
+            append("taken", NO_STREAM, "t"),
+            append("b", NO_STREAM, "b"),
+            append("b", exact(1), "b2"),
+        ]
+    )
+    assert [type(outcome) for outcome in outcomes] == [
+        Appended,
+        ConcurrencyError,
+        Appended,
+        Appended,
+        Appended,
+    ]
+    assert outcomes[2] == Appended("taken", 1, 1, duplicate=True)
+    assert [o.position for o in outcomes if isinstance(o, Appended)] == [2, 1, 3, 4] or assert_log_is_whole(
+        database
+    )
+    assert assert_log_is_whole(database) == 4
+
+
+def test_what_was_decided_on_a_refused_append_is_refused_too(store: EventStore, other: EventStore) -> None:
+    """The second append fits the version number, but not the event that the writer thought was there."""
+    other.append(append("p", NO_STREAM, "theirs"))
+    outcomes = store.append_many([append("p", NO_STREAM, "mine"), append("p", exact(1), "mine too")])
+    assert [type(outcome) for outcome in outcomes] == [ConcurrencyError, ConcurrencyError]
+
+
+def test_a_repetition_inside_one_batch_is_stored_once(store: EventStore) -> None:
+    outcomes = store.append_many([append("p", NO_STREAM, "c"), append("p", NO_STREAM, "c")])
+    assert outcomes == [Appended("p", 1, 1), Appended("p", 1, 1, duplicate=True)]
+
+
+def test_positions_have_no_gap_under_many_writers_with_conflicts(database: Db) -> None:
+    """Two stores, 16 threads, hot streams, every command sent twice, and a reader that tails the log."""
+    stores = [EventStore(database, linger_seconds=linger) for linger in (0, 0.002)]
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def tail() -> None:
+        while True:
+            last = stop.is_set()
+            for e in database["events"].find({"position": {"$gt": len(seen)}}).sort("position", 1):
+                seen.append(e["position"])
+            if last:
+                return
+
+    def write(number: int) -> None:
+        chance = random.Random(number)
+        mine = stores[number % 2]
+        for i in range(25):
+            stream = f"hot-{chance.randrange(5)}" if i % 3 else f"own-{number}-{i}"
+            while True:
+                version = len(mine.read_stream(stream))
+                try:
+                    mine.append(append(stream, exact(version), f"{number}-{i}"))
+                    break
+                except ConcurrencyError:
+                    continue
+            assert mine.append(append(stream, ANY, f"{number}-{i}")).duplicate
+
+    reader = threading.Thread(target=tail)
+    reader.start()
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(16)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    stop.set()
+    reader.join()
+    for opened in stores:
+        opened.close()
+    assert assert_log_is_whole(database) == 16 * 25
+    assert seen == list(range(1, 16 * 25 + 1))
+
+
+def test_closing_flushes_what_was_queued(database: Db) -> None:
+    store = EventStore(database)
+    requests = [store._committer.submit([append(f"p{i}")]) for i in range(200)]
+    store.close()
+    assert sorted(r.wait()[0].position for r in requests) == list(range(1, 201))  # type: ignore[union-attr]
+    with pytest.raises(EventStoreError, match="closed"):
+        store.append(append("late"))
+
+
+def test_too_large_or_empty_a_request_is_refused(store: EventStore) -> None:
+    with pytest.raises(ValueError, match="501"):
+        store.append_many([append(str(i)) for i in range(501)])
+    with pytest.raises(ValueError, match="at least one event"):
+        store.append_many([append("p", events=0)])
+    assert store.append_many([]) == []
+
+
+def test_a_counter_behind_the_log_is_an_error_and_not_a_second_use_of_positions(
+    store: EventStore, database: Db
+) -> None:
+    store.append(append("p", events=3))
+    database["counters"].update_one({"_id": "events"}, {"$set": {"position": Int64(1)}})
+    with pytest.raises(LogCorrupted, match="position|Position"):
+        store.append(append("q"))
+    assert database["events"].count_documents({}) == 3
+
+
+def test_committed_events_reach_the_bus_in_position_order_and_refused_ones_do_not(store: EventStore) -> None:
+    heard: list[StoredEvent] = []
+    failed: list[int] = []
+
+    def broken(event: StoredEvent) -> None:
+        failed.append(event.position)
+        raise RuntimeError("this subscriber is broken")
+
+    store.bus.subscribe(broken)
+    stop = store.bus.subscribe(heard.append)
+    refunds: list[StoredEvent] = []
+    store.bus.subscribe(refunds.append, event_types=["PaymentRefunded"])
+    store.append_many([append("a", NO_STREAM), append("a", NO_STREAM), append("b", NO_STREAM, events=2)])
+    store._committer.close()
+    assert [e.position for e in heard] == [1, 2, 3] == failed
+    assert [(e.stream_id, e.version) for e in heard] == [("a", 1), ("b", 1), ("b", 2)]
+    assert heard[0].event_id == store.read_stream("a")[0].event_id
+    assert refunds == []
+    stop()
+    assert len(store.bus._subscribers) == 2
+
+
+def test_the_checks_inside_the_transaction_are_answered_by_indexes(store: EventStore, database: Db) -> None:
+    store.append_many([append(f"p{i % 20}", ANY, f"c{i}") for i in range(200)])
+    heads = database.command(
+        "explain",
+        {
+            "aggregate": "events",
+            "pipeline": [
+                {"$match": {"aggregateId": {"$in": ["p1", "p2"]}}},
+                {"$sort": {"aggregateId": -1, "version": -1}},
+                {"$group": {"_id": "$aggregateId", "version": {"$first": "$version"}}},
+            ],
+            "cursor": {},
+        },
+        verbosity="queryPlanner",
+    )
+    assert "DISTINCT_SCAN" in str(heads) or "IXSCAN" in str(heads)
+    assert "COLLSCAN" not in str(heads)
+    commands = database["events"].find({"commandId": {"$in": ["c1", "c2"]}}).explain()
+    assert "events_command" in str(commands["queryPlanner"]["winningPlan"])
