@@ -23,7 +23,9 @@ Db = Database[dict[str, Any]]
 
 
 def append(stream: str, command: str | None = None) -> Append:
-    event = NewEvent("PaymentProcessed", {"amountMinor": 1}, datetime.now(UTC), "c", "c", {"organizationId": "o"})
+    event = NewEvent(
+        "PaymentProcessed", {"amountMinor": 1}, datetime.now(UTC), "c", "c", {"organizationId": "o"}
+    )
     return Append(stream, "Payment", [event], ANY, command, "h" if command else None)
 
 
@@ -39,7 +41,9 @@ def faulty(settings: Settings) -> Iterator[Db]:
 @contextmanager
 def fail_point(admin: MongoClient[Any], mode: Any, **data: Any) -> Iterator[None]:
     def configure(mode: Any) -> None:
-        admin.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": {**data, "appName": APP}})
+        admin.admin.command(
+            {"configureFailPoint": "failCommand", "mode": mode, "data": {**data, "appName": APP}}
+        )
 
     configure(mode)
     try:
@@ -51,7 +55,11 @@ def fail_point(admin: MongoClient[Any], mode: Any, **data: Any) -> Iterator[None
 TRANSIENT = {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}
 UNKNOWN_RESULT = {"errorCode": 91, "errorLabels": ["UnknownTransactionCommitResult", "RetryableWriteError"]}
 FAULTS = [
-    *[(command, fault) for command in ("findAndModify", "insert") for fault in (TRANSIENT, {"closeConnection": True})],
+    *[
+        (command, fault)
+        for command in ("findAndModify", "insert")
+        for fault in (TRANSIENT, {"closeConnection": True})
+    ],
     ("commitTransaction", TRANSIENT),
     ("commitTransaction", UNKNOWN_RESULT),
     ("commitTransaction", {"closeConnection": True}),

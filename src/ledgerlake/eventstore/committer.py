@@ -105,7 +105,7 @@ class GroupCommitter:
             writers = len(batch)
             try:
                 committed = self._transaction.commit([request.appends for request in batch])
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the writers that wait must hear it
                 for request in batch:
                     request.settle(None, error)
                 continue

@@ -11,7 +11,6 @@ batch settled against versions and command ids that are read inside the transact
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,11 @@ from bson import Int64, ObjectId
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
-from pymongo.read_concern import ReadConcern
-from pymongo.read_preferences import ReadPreference
-from pymongo.write_concern import WriteConcern
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from ledgerlake.eventstore.model import Append, LogCorrupted, Outcome, StoreUnavailable
 from ledgerlake.eventstore.settlement import Accepted, Done, settle
+from ledgerlake.mongo.transactions import CONCERNS, UnknownCommit, backoff, commit_until_known, is_transient
 
 Document = dict[str, Any]
 
@@ -64,15 +61,10 @@ class AppendTransaction:
         give_up_after: float = GIVE_UP_AFTER_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        concerns = {
-            "write_concern": WriteConcern(w="majority", j=True),
-            "read_concern": ReadConcern("snapshot"),
-        }
         self._events = database.get_collection("events")
         self._counters = database.get_collection("counters")
         self._client = database.client
         self._session: ClientSession | None = None
-        self._concerns: dict[str, Any] = {**concerns, "read_preference": ReadPreference.PRIMARY}
         self._give_up_after = give_up_after
         self._clock = clock
         self._seen: dict[str, int] = {}
@@ -111,13 +103,15 @@ class AppendTransaction:
                 continue
             except PyMongoError as error:
                 self._abort(session)
-                if not _transient(error):
+                if not is_transient(error):
                     raise
                 tries += 1
                 if time.monotonic() > deadline:
                     raise _unavailable(error) from error
-                time.sleep(random.uniform(0, min(0.1, 0.001 * 2 ** min(tries, 7))))
+                backoff(tries)
                 continue
+            except UnknownCommit as error:
+                raise _unavailable(error) from error
             except BaseException:
                 self._abort(session)
                 raise
@@ -130,7 +124,7 @@ class AppendTransaction:
     ) -> tuple[Committed, list[Accepted]]:
         appends = [append for request in requests for append in request]
         wanted = sum(len(append.events) for append in appends)
-        session.start_transaction(**self._concerns)
+        session.start_transaction(**CONCERNS)
         counter = self._counters.find_one_and_update(
             {"_id": COUNTER_ID},
             {"$inc": {"position": Int64(wanted)}},
@@ -163,11 +157,11 @@ class AppendTransaction:
                 raise
             if by_reading:
                 raise LogCorrupted(
-                    f"Position {head + 1} or a version after it is taken: the counter is behind the log ({error}).",
+                    f"Position {head + 1}, or a version, is taken: the counter is behind the log ({error}).",
                     "Run `ledgerlake verify`; something wrote to the events collection by itself.",
                 ) from error
             raise _IndexObjected from error
-        self._finish(session, deadline)
+        commit_until_known(session, deadline)
         return Committed(outcomes, documents), accepted
 
     def _assumed_heads(self, appends: Sequence[Append]) -> dict[str, int] | None:
@@ -231,19 +225,6 @@ class AppendTransaction:
         }
         return heads, done
 
-    def _finish(self, session: ClientSession, deadline: float) -> None:
-        """Commit, and where the result is unknown ask again on the same session until it is known."""
-        while True:
-            try:
-                session.commit_transaction()
-                return
-            except PyMongoError as error:
-                if not error.has_error_label("UnknownTransactionCommitResult"):
-                    raise
-                if time.monotonic() > deadline:
-                    raise _unavailable(error) from error
-                time.sleep(random.uniform(0.01, 0.1))
-
     def _abort(self, session: ClientSession) -> None:
         try:
             if session.in_transaction:
@@ -288,17 +269,13 @@ def _documents(accepted: Sequence[Accepted], head: int, now: datetime) -> list[D
     return documents
 
 
-def _transient(error: PyMongoError) -> bool:
-    return error.has_error_label("TransientTransactionError") or isinstance(error, ConnectionFailure)
-
-
 def _duplicate_key(error: BulkWriteError | DuplicateKeyError) -> bool:
     if isinstance(error, DuplicateKeyError):
         return True
     return any(e.get("code") == 11000 for e in (error.details or {}).get("writeErrors", ()))
 
 
-def _unavailable(error: PyMongoError) -> StoreUnavailable:
+def _unavailable(error: PyMongoError | UnknownCommit) -> StoreUnavailable:
     return StoreUnavailable(
         f"MongoDB did not confirm the append in time ({type(error).__name__}: {error}).",
         "Send the same commands again, with the same command ids: none happens twice.",

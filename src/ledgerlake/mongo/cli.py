@@ -1,4 +1,4 @@
-"""`ledgerlake mongo start|stop|status`: the embedded server by hand. Otherwise it starts by itself when needed."""
+"""`ledgerlake mongo start|stop|status`: the embedded server by hand. It also starts when needed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from ledgerlake.settings import Settings, redacted
 _WIRE_VERSION_OF_6_0 = 17
 _LOOPBACK = ("localhost", "127.", "[::1]")
 
-# Never taken from the URI: with less than these, an acknowledged payment can be lost or read back and then vanish.
+# Never taken from the URI: with less, an acknowledged payment can be lost, or be read and then vanish.
 _PROMISES: dict[str, Any] = {
     "w": "majority",
     "journal": True,
@@ -28,8 +28,8 @@ _PROMISES: dict[str, Any] = {
     "tz_aware": True,
 }
 
-# A primary that hangs (rather than dies) is given up after about connectTimeoutMS + heartbeatFrequencyMS, and the
-# operations waiting for it with it; the driver's defaults would wait half a minute. The URI may say otherwise.
+# A primary that hangs (rather than dies) is given up after about connectTimeoutMS + heartbeatFrequencyMS, and
+# with it the operations that wait for it; with the driver's defaults, half a minute. The URI may differ.
 _REMOTE_DEFAULTS: dict[str, Any] = {
     "heartbeatFrequencyMS": 1_000,
     "connectTimeoutMS": 2_000,
@@ -54,7 +54,9 @@ def connect(settings: Settings, app_name: str = "ledgerlake") -> MongoClient[dic
     Raises MongoUnreachable, MongoUnsuitable, or what ledgerlake.mongo.embedded raises.
     """
     if settings.mongodb_uri is None:
-        from ledgerlake.mongo.embedded import ensure_running  # not needed, nor importable everywhere, with a URI
+        from ledgerlake.mongo.embedded import (
+            ensure_running,
+        )  # not needed, nor importable everywhere, with a URI
 
         uri, defaults = ensure_running(settings), _EMBEDDED_DEFAULTS
     else:
@@ -107,7 +109,7 @@ def _is_loopback(uri: str) -> bool:
 
 
 def _compressors() -> str:
-    """Those of zstd and snappy that this Python can do; never zlib, which has let clients read server memory."""
+    """Those of zstd and snappy that this Python can do; never zlib: it has let clients read server memory."""
     found = []
     if any(_importable(module) for module in ("compression.zstd", "backports.zstd")):
         found.append("zstd")
@@ -138,7 +140,8 @@ def _check(client: MongoClient[dict[str, Any]], uri: str) -> None:
         ) from error
     if hello.get("maxWireVersion", 0) < _WIRE_VERSION_OF_6_0:
         raise MongoUnsuitable(
-            f"The MongoDB at {redacted(uri)!r} is older than 6.0.", "Point LEDGERLAKE_MONGODB_URI at 6.0 or later."
+            f"The MongoDB at {redacted(uri)!r} is older than 6.0.",
+            "Point LEDGERLAKE_MONGODB_URI at 6.0 or later.",
         )
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise MongoUnsuitable(

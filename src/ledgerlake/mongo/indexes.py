@@ -24,7 +24,7 @@ TRENDS = "payment_trends"
 
 _NAMESPACE_EXISTS = 48
 
-# A transaction cannot rely on creating a collection that a concurrent one creates too, so all exist beforehand.
+# Two transactions that both create a collection get in each other's way, so all exist beforehand.
 COLLECTIONS = (EVENTS, COUNTERS, REJECTIONS, CHECKPOINTS, PAYMENTS, STATISTICS, TRENDS)
 
 

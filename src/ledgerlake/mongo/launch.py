@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import time
@@ -26,7 +27,10 @@ _ARGUMENTS = (
     *("--replSet", REPLICA_SET),
     *("--networkMessageCompressors", "snappy,zstd"),  # without zlib, through which old servers leak memory
     *("--setParameter", "transactionLifetimeLimitSeconds=3"),  # how long a killed writer can block the log
-    *("--setParameter", "diagnosticDataCollectionEnabled=false"),  # up to 200 MB of telemetry nobody reads here
+    *(
+        "--setParameter",
+        "diagnosticDataCollectionEnabled=false",
+    ),  # up to 200 MB of telemetry nobody reads here
     *("--wiredTigerCacheSizeGB", "1"),
     *("--oplogSize", "512"),  # MB
     "--logappend",
@@ -39,8 +43,10 @@ class EmbeddedFailed(LedgerLakeError):
     """The embedded server did not come up, or did not end. Quotes the end of its log and names it."""
 
 
-def launch(mongod: Path, folder: Path, preferred_port: int | None, extra_args: Sequence[str]) -> tuple[int, int]:
-    """Starts mongod on folder/data and returns (pid, port) once it accepts connections. Raises EmbeddedFailed."""
+def launch(
+    mongod: Path, folder: Path, preferred_port: int | None, extra_args: Sequence[str]
+) -> tuple[int, int]:
+    """Starts mongod on folder/data; its (pid, port) once it accepts connections. Raises EmbeddedFailed."""
     log = folder / "mongod.log"
     _rotate(log)
     for attempt in range(_PORT_ATTEMPTS):
@@ -48,7 +54,9 @@ def launch(mongod: Path, folder: Path, preferred_port: int | None, extra_args: S
         done = _run(mongod, folder, log, port, extra_args)
         if done.returncode == 0:
             return int((folder / "mongod.pid").read_text()), port
-        if done.returncode != _ADDRESS_IN_USE:  # someone else's port is tried elsewhere; all else is an answer
+        if (
+            done.returncode != _ADDRESS_IN_USE
+        ):  # someone else's port is tried elsewhere; all else is an answer
             break
     raise EmbeddedFailed(
         f"mongod ({mongod}) did not start, exit code {done.returncode}.\n{_said(done)}{log_tail(log)}",
@@ -67,7 +75,9 @@ def become_primary(port: int, log: Path, alive: Callable[[], bool]) -> None:
     address = f"127.0.0.1:{port}"
     until = time.monotonic() + _PATIENCE
     trouble = "it never answered"
-    client: MongoClient[dict[str, Any]] = MongoClient(address, directConnection=True, serverSelectionTimeoutMS=2_000)
+    client: MongoClient[dict[str, Any]] = MongoClient(
+        address, directConnection=True, serverSelectionTimeoutMS=2_000
+    )
     with client:
         while time.monotonic() < until and alive():
             try:
@@ -80,7 +90,9 @@ def become_primary(port: int, log: Path, alive: Callable[[], bool]) -> None:
             except PyMongoError as error:
                 trouble = str(error)
             time.sleep(0.02)
-    outcome = f"did not become primary within {_PATIENCE:.0f} s" if alive() else "ended before it became primary"
+    outcome = (
+        f"did not become primary within {_PATIENCE:.0f} s" if alive() else "ended before it became primary"
+    )
     raise EmbeddedFailed(
         f"mongod on port {port} {outcome}: {trouble}.\n{log_tail(log)}",
         f"The whole log: {log}.",
@@ -125,7 +137,8 @@ def _run(
         )
     except subprocess.TimeoutExpired as error:
         raise EmbeddedFailed(
-            f"mongod did not accept connections within {_PATIENCE:.0f} s.\n{log_tail(log)}", f"The whole log: {log}."
+            f"mongod did not accept connections within {_PATIENCE:.0f} s.\n{log_tail(log)}",
+            f"The whole log: {log}.",
         ) from error
     except OSError as error:
         raise EmbeddedFailed(
@@ -135,7 +148,7 @@ def _run(
 
 
 def _configure(client: Any, address: str) -> str:
-    """Gives the node its one-member configuration; the answer says what it was doing, for an error message."""
+    """Gives the node its one-member configuration; says what it did, for an error message."""
     from pymongo.errors import OperationFailure
 
     member = {"_id": 0, "host": address}
@@ -156,6 +169,14 @@ def _configure(client: Any, address: str) -> str:
 
 
 def _free_port() -> int:
+    # Below the ports that systems give to outgoing connections, so that it is still free at the next start.
+    for port in random.sample(range(20_000, 32_000), 50):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -180,6 +201,8 @@ def _readable(line: str) -> str:
     try:
         entry = json.loads(line)
         detail = entry.get("attr", {})
-        return f"{entry['s']} {entry['c']}: {entry['msg']} {json.dumps(detail)[:300] if detail else ''}".rstrip()
+        return (
+            f"{entry['s']} {entry['c']}: {entry['msg']} {json.dumps(detail)[:300] if detail else ''}".rstrip()
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return line[:400]

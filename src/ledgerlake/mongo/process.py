@@ -15,7 +15,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """A process for all time: its pid, and when it started (with the boot it started in, where the system tells)."""
+    """A process for all time: its pid, and when it started (and in which boot, where the system tells)."""
 
     pid: int
     started: str
@@ -37,7 +37,9 @@ def command_line(pid: int) -> Sequence[str]:
     """The arguments of the process; empty if it is gone or not ours to look at."""
     try:
         if (_PROC / "self" / "cmdline").exists():
-            return [os.fsdecode(part) for part in (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[:-1]]
+            return [
+                os.fsdecode(part) for part in (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[:-1]
+            ]
         return shlex.split(_ps(pid, "command="))
     except (OSError, ValueError):
         return ()
@@ -90,7 +92,11 @@ def _ps(pid: int, column: str) -> str:
     environ = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
     try:
         done = subprocess.run(
-            ["ps", "-ww", "-o", column, "-p", str(pid)], capture_output=True, text=True, env=environ, check=False
+            ["ps", "-ww", "-o", column, "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            env=environ,
+            check=False,
         )
     except OSError:
         return ""

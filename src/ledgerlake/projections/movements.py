@@ -1,0 +1,55 @@
+"""What statistics and trends share: totals of movements by key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from ledgerlake.domain.events import EVENT_STATUS
+from ledgerlake.projections.model import Document, as_int64, int64_sum
+
+COLUMNS = ("event_type", "organization_id", "currency", "amount_minor", "occurred_at")
+INSTANT = pl.Datetime("ms", "UTC")
+
+
+def with_status(events: pl.DataFrame) -> pl.DataFrame:
+    """The events with the outcome that each gives its movement; fails on a type that has none."""
+    return events.with_columns(
+        status=pl.col("event_type").replace_strict(EVENT_STATUS, return_dtype=pl.String)
+    )
+
+
+def totals(frame: pl.DataFrame, by: Sequence[str], **more: pl.Expr) -> pl.DataFrame:
+    """Count, total, min and max of rows that hold the same, by key; `more` adds aggregates."""
+    grouped = frame.group_by(by, maintain_order=True).agg(
+        count=pl.col("count").sum(),
+        totalMinor=int64_sum("totalMinor"),
+        minMinor=pl.col("minMinor").min(),
+        maxMinor=pl.col("maxMinor").max(),
+        **more,
+    )
+    return as_int64(grouped, "totalMinor")
+
+
+def movements() -> dict[str, pl.Expr]:
+    """One event as a total of one."""
+    amount = pl.col("amount_minor")
+    return {
+        "count": pl.lit(1, pl.Int64),
+        "totalMinor": amount,
+        "minMinor": amount,
+        "maxMinor": amount,
+    }
+
+
+def frame_of(documents: Sequence[Document], schema: dict[str, Any]) -> pl.DataFrame:
+    """Stored documents as a table; `key` is their _id."""
+    return pl.DataFrame(
+        {
+            column: [document["_id" if column == "key" else column] for document in documents]
+            for column in schema
+        },
+        schema=schema,
+    )
