@@ -18,7 +18,7 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 _NOT_APPLICABLE = "not applicable"
 
-# Taken out of the environment at once: no test, nor a process it starts, may touch the developer's own ledger.
+# Taken out of the environment at once: no test, nor a process it starts, may touch anyone's own ledger.
 _GIVEN_URI = os.environ.get("LEDGERLAKE_MONGODB_URI") or None
 _GIVEN_SHARED_DATA = os.environ.get("LEDGERLAKE_SHARED_DATA") or None
 for _variable in [name for name in os.environ if name.startswith("LEDGERLAKE_")]:
@@ -42,9 +42,14 @@ def _require() -> Callable[[object, str], None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI everything a test needs is there, so a skip is a failure, unless its reason says "not applicable"."""
+    """In CI everything a test needs is there: a skip fails, unless its reason says "not applicable"."""
     report = yield
-    if _IN_CI and report.skipped and not hasattr(report, "wasxfail") and _NOT_APPLICABLE not in str(report.longrepr):
+    if (
+        _IN_CI
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+        and _NOT_APPLICABLE not in str(report.longrepr)
+    ):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where nothing may be missing: {report.longrepr}"
     return report
@@ -68,7 +73,7 @@ def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A replica set: LEDGERLAKE_MONGODB_URI if set, else an embedded server with fail points, for this session."""
+    """A replica set: LEDGERLAKE_MONGODB_URI if set, else an embedded server with fail points."""
     if _GIVEN_URI is not None:
         yield _GIVEN_URI
         return
@@ -79,7 +84,9 @@ def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield ensure_running(server, extra_args=("--setParameter", "enableTestCommands=1"))
     finally:
         stop(server)
-        shutil.rmtree(server.home, ignore_errors=True)  # pytest keeps folders of past sessions; this is the big one
+        shutil.rmtree(
+            server.home, ignore_errors=True
+        )  # pytest keeps folders of past sessions; this is the big one
 
 
 @pytest.fixture

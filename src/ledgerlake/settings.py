@@ -2,15 +2,15 @@
 
 Everything comes from environment variables, each with a default that works on a laptop:
 
-| variable                    | default      | meaning                                                        |
-|-----------------------------|--------------|----------------------------------------------------------------|
-| LEDGERLAKE_HOME             | ./var        | folder of the lake, reports, notebooks and the embedded server |
-| LEDGERLAKE_MONGODB_URI      | (none)       | a replica set or sharded cluster; none: the embedded server    |
-| LEDGERLAKE_DATABASE         | ledgerlake   | name of the database                                           |
-| LEDGERLAKE_SEGMENT_SIZE     | 100000       | events in one sealed Parquet segment of the lake               |
-| LEDGERLAKE_PROJECTION_BATCH | 20000        | events a projection folds in one transaction                   |
-| LEDGERLAKE_APPEND_BATCH     | 500          | appends that one group commit takes at most                    |
-| LEDGERLAKE_APPEND_LINGER_MS | 0            | how long a group commit waits for company                      |
+| variable                    | default    | meaning                                                     |
+|-----------------------------|------------|-------------------------------------------------------------|
+| LEDGERLAKE_HOME             | ./var      | folder of the lake, reports, notebooks, embedded server     |
+| LEDGERLAKE_MONGODB_URI      | (none)     | a replica set or sharded cluster; none: the embedded server |
+| LEDGERLAKE_DATABASE         | ledgerlake | name of the database                                        |
+| LEDGERLAKE_SEGMENT_SIZE     | 100000     | events in one sealed Parquet segment of the lake            |
+| LEDGERLAKE_PROJECTION_BATCH | 20000      | events a projection folds in one transaction                |
+| LEDGERLAKE_APPEND_BATCH     | 500        | appends that one group commit takes at most                 |
+| LEDGERLAKE_APPEND_LINGER_MS | 0          | how long a group commit waits for company                   |
 
 A variable that is set to the empty string counts as not set.
 """
@@ -88,7 +88,7 @@ def redacted(uri: str) -> str:
 def _home(environ: Mapping[str, str]) -> Path:
     text = environ.get("LEDGERLAKE_HOME") or "var"
     try:
-        return Path(os.path.abspath(Path(text).expanduser()))
+        return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - links are kept as given
     except (RuntimeError, ValueError, OSError) as error:
         raise SettingsError(
             f"LEDGERLAKE_HOME={text!r} is no usable folder name: {error}.",

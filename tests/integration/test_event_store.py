@@ -68,7 +68,8 @@ def assert_log_is_whole(database: Db) -> int:
     events = list(database["events"].find().sort("position", 1))
     assert [e["position"] for e in events] == list(range(1, len(events) + 1))
     counter = database["counters"].find_one({"_id": "events"})
-    assert counter is not None and counter["position"] == len(events)
+    assert counter is not None
+    assert counter["position"] == len(events)
     streams: dict[str, list[int]] = {}
     for e in events:
         streams.setdefault(e["aggregateId"], []).append(e["version"])
@@ -97,7 +98,8 @@ def test_an_event_is_stored_with_exactly_the_fields_of_the_contract(store: Event
         "schemaVersion",
     ]
     assert isinstance(document.pop("_id"), ObjectId)
-    assert isinstance(document["position"], Int64) and isinstance(document["version"], Int64)
+    assert isinstance(document["position"], Int64)
+    assert isinstance(document["version"], Int64)
     recorded = document.pop("recordedAt")
     assert abs((datetime.now(UTC) - recorded).total_seconds()) < 60
     assert document == {

@@ -1,4 +1,4 @@
-"""Import: every row once, whatever the format, however often, by however many; nothing dropped, nothing half done."""
+"""Import: every row once, in any format, however often, by however many; nothing dropped or half done."""
 
 from __future__ import annotations
 
@@ -176,7 +176,8 @@ def test_every_refused_row_is_kept_with_its_reason_line_and_fields(
         50: "unknown_command",
         51: "missing_command_id",
     }
-    assert kept[48]["amount"] == "1.234" and kept[49]["occurredAt"] == "yesterday"
+    assert kept[48]["amount"] == "1.234"
+    assert kept[49]["occurredAt"] == "yesterday"
     assert kept[51]["_id"] == f"{summary.digest}:51"
     file = pl.read_parquet(summary.rejections_file)
     assert dict(file.select("line", "reason_code").rows()) == {
@@ -272,7 +273,8 @@ def test_a_broken_file_is_refused_with_its_line_and_leaves_whole_batches(
     with pytest.raises(BrokenFile) as refused:
         ledger.import_file(tmp_path / name)
     assert message in str(refused.value)
-    assert name in str(refused.value) and refused.value.remedy
+    assert name in str(refused.value)
+    assert refused.value.remedy
     stored = database["events"].count_documents({})
     assert stored % 500 == 0
     if "line 1101" in message or "line 1201" in message:

@@ -37,9 +37,11 @@ def test_a_row_becomes_the_command_that_it_names() -> None:
         occurred_at=datetime(2026, 6, 1, 10, 0, 0, 123000, tzinfo=UTC),
     )
     failed = parse_command({**ROW, "command": "FailPayment", "reason": "card_expired"})
-    assert isinstance(failed, FailPayment) and failed.reason == "card_expired"
+    assert isinstance(failed, FailPayment)
+    assert failed.reason == "card_expired"
     note = parse_command({**ROW, "command": "RefundPayment", "payment_id": ""})
-    assert isinstance(note, RefundPayment) and note.payment_id is None
+    assert isinstance(note, RefundPayment)
+    assert note.payment_id is None
 
 
 @pytest.mark.parametrize(

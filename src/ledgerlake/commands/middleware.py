@@ -56,11 +56,11 @@ def validate(command: PaymentCommand) -> None:
         CommandRejected: naming the first field that is missing, too long or not what it should be.
     """
     ids = [("command_id", command.command_id), ("organization_id", command.organization_id)]
-    payment_id = getattr(command, "payment_id", None)
+    payment_id: str | None = getattr(command, "payment_id", None)
     if payment_id is not None or command.name != "RefundPayment":
-        ids.append(("payment_id", payment_id))
+        ids.append(("payment_id", payment_id or ""))
     for name, value in ids:
-        if not isinstance(value, str) or not value.strip():
+        if not value or not value.strip():
             raise CommandRejected(f"missing_{name}", f"{name} is missing.")
     for name, value in (*ids, ("user_id", command.user_id)):
         if value is not None and (len(value) > MAX_ID_LENGTH or "\0" in value):

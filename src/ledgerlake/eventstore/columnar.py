@@ -92,6 +92,8 @@ _KINDS: Final = {
 RANGE_EVENTS: Final = 10_000
 THREADS: Final = 2
 
+_UNITS: Final = pa.array([Decimal(1).scaleb(-places) for places in range(5)], pa.decimal128(5, 4))
+
 # Replies as bytes: building a Python object per document would cost more than all the rest.
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 
@@ -330,9 +332,7 @@ def derive_amount(
     Raises:
         MalformedEventError: a currency that is none of ISO 4217; names the first position that has it.
     """
-    encoded = currency.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):  # an empty column combines to no chunk at all
-        encoded = encoded.combine_chunks()
+    encoded = pc.dictionary_encode(currency).combine_chunks()
     exponents: list[int] = []
     for code in encoded.dictionary.to_pylist():
         try:
@@ -341,9 +341,12 @@ def derive_amount(
             at = pc.index(currency, pa.scalar(code)).as_py()
             detail = f"the unknown currency {code!r}"
             raise MalformedEventError(positions[at].as_py(), PATHS["currency"], detail) from error
-    # 10^-exponent has at most four decimals in ISO 4217, so the product is exact with scale 4.
-    units = pa.array([Decimal(1).scaleb(-places) for places in exponents], pa.decimal128(5, 4))
-    factor = units.take(encoded.indices)
-    places = pa.array(exponents, pa.int8()).take(encoded.indices)
-    amount = pc.multiply(minor.cast(pa.decimal128(19, 0)), factor).cast(AMOUNT)
-    return pa.chunked_array([places]), amount
+    places = pa.chunked_array([pa.array(exponents, pa.int8()).take(encoded.indices)])
+    return places, scale(minor, places)
+
+
+def scale(minor: pa.ChunkedArray, exponents: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`minor` (int64) times 10^-exponent, as decimal128(38, 4), exact; null where `minor` is."""
+    # No currency of ISO 4217 has more than four decimals, so the product is exact with scale 4.
+    factors = _UNITS.take(exponents.combine_chunks())
+    return pc.multiply(minor.cast(pa.decimal128(19, 0)), factors).cast(AMOUNT)

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -193,7 +193,7 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[list[_Parsed]]:
         yield batch
 
 
-def _read_ahead(batches: Iterator[list[_Parsed]]) -> Iterator[list[_Parsed]]:
+def _read_ahead(batches: Iterator[list[_Parsed]]) -> Generator[list[_Parsed], None, None]:
     """The same batches, parsed by a thread of its own while the one before is committed."""
     ready: queue.Queue[list[_Parsed] | BaseException | None] = queue.Queue(maxsize=4)
     stopped = threading.Event()
@@ -213,7 +213,7 @@ def _read_ahead(batches: Iterator[list[_Parsed]]) -> Iterator[list[_Parsed]]:
                 if not put(batch):
                     return
             put(None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that reads the queue
             put(error)
 
     reader = threading.Thread(target=read, name="ledgerlake-import-reader", daemon=True)

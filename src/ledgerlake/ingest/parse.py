@@ -27,18 +27,18 @@ def parse_command(fields: Mapping[str, Any]) -> Command:
     if kind is None:
         raise CommandRejected("unknown_command", f"{name!r} is none of {', '.join(COMMANDS)}.")
     payment_id = _text(fields, "payment_id")
+    bad_amount: MoneyError | None = None
     try:
         amount = _money(fields)
     except MoneyError as error:
+        # The ids come first in the order of the rules: they are checked on a stand-in.
         amount, bad_amount = Money(0, "EUR"), error
-    else:
-        bad_amount = None
     common: dict[str, Any] = {
         "command_id": _text(fields, "command_id") or "",
         "organization_id": _text(fields, "organization_id") or "",
         "user_id": _text(fields, "user_id"),
         "amount": amount,
-        "occurred_at": _UNKNOWN if bad_amount else _instant(fields.get("occurred_at")),
+        "occurred_at": _UNKNOWN if bad_amount is not None else _instant(fields.get("occurred_at")),
         "reason": _text(fields, "reason"),
     }
     command: Command
@@ -82,7 +82,7 @@ def _instant(value: Any) -> datetime:
     if isinstance(value, datetime):
         instant = value
     elif isinstance(value, date):
-        instant = datetime(value.year, value.month, value.day)
+        instant = datetime(value.year, value.month, value.day, tzinfo=UTC)
     else:
         text = "" if value is None else str(value).strip()
         try:

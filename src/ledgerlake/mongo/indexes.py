@@ -86,14 +86,14 @@ INDEXES = (
     Index(
         PAYMENTS,
         "payments_organization",
-        (("organizationId", ASCENDING), ("lastAt", DESCENDING), ("_id", DESCENDING)),
-        "an organization's payments, latest first, page by page",
+        (("organizationId", ASCENDING), ("firstPosition", DESCENDING)),
+        "an organization's payments, the last opened first, page by page",
     ),
     Index(
         PAYMENTS,
         "payments_organization_status",
-        (("organizationId", ASCENDING), ("status", ASCENDING), ("lastAt", DESCENDING), ("_id", DESCENDING)),
-        "an organization's payments in one status, latest first, page by page",
+        (("organizationId", ASCENDING), ("status", ASCENDING), ("firstPosition", DESCENDING)),
+        "an organization's payments in one status, the last opened first, page by page",
     ),
     Index(
         STATISTICS,

@@ -53,7 +53,7 @@ def _fold(events: pl.DataFrame) -> pl.DataFrame:
 
 def _merge(rows: pl.DataFrame) -> pl.DataFrame:
     merged = totals(rows, _BY, firstAt=pl.col("firstAt").min(), lastAt=pl.col("lastAt").max())
-    return merged.select(_SCHEMA)
+    return merged.select(list(_SCHEMA))
 
 
 def _recall(documents: Sequence[Document]) -> pl.DataFrame:

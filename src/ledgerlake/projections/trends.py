@@ -49,7 +49,7 @@ def _fold(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _merge(rows: pl.DataFrame) -> pl.DataFrame:
-    return totals(rows, _BY).select(_SCHEMA)
+    return totals(rows, _BY).select(list(_SCHEMA))
 
 
 def _recall(documents: Sequence[Document]) -> pl.DataFrame:
