@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from bson import Int64, ObjectId
@@ -17,6 +18,8 @@ from ledgerlake.eventstore.store import EventStore
 from ledgerlake.mongo.decimal128 import decimal128
 
 WRITERS = 64
+COUNT = 16_000
+FEW = 3_200
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
@@ -32,15 +35,13 @@ def run(scale: Scale) -> list[Figure]:
             database, max_batch=settings.append_batch, linger_seconds=settings.append_linger_ms / 1000
         ) as store:
             for number in range(scale.rounds + 1):
-                count, few = 16_000, 3_200
+                first = number * COUNT
                 counted = _count_batches(store)
-                grouped = rate(count, lambda n=number: _write(count, lambda i: store.append(_append(f"{n}-{i}"))))
-                size = max(1, round(count / counted()))
-                documents = [_document(f"{number}-{i}", number * count + i + 1) for i in range(count)]
-                inserted = rate(count, lambda d=documents, s=size: insert_all(raw, d, s))
-                single = rate(
-                    few, lambda n=number: _write(few, lambda i: _transaction(database, naive, f"{n}-{i}", n * few + i))
-                )
+                grouped = rate(COUNT, partial(_write, COUNT, first, lambda i: store.append(_append(i))))
+                size = max(1, round(COUNT / counted()))
+                documents = [_document(i) for i in range(first, first + COUNT)]
+                inserted = rate(COUNT, partial(insert_all, raw, documents, size))
+                single = rate(FEW, partial(_write, FEW, first, lambda i: _transaction(database, naive, i)))
                 if number == 0:
                     continue  # the first round warms both sides
                 sizes.append(size)
@@ -53,15 +54,17 @@ def run(scale: Scale) -> list[Figure]:
     reached = f"batches of {min(sizes):.0f} to {max(sizes):.0f}"
     return [
         Figure("append of one event, 64 writers", "raw insert_many, same batch size", to_raw, 0.60, reached),
-        Figure("append of one event, 64 writers", "one transaction per append, 64 threads", to_transaction, 4.0),
+        Figure(
+            "append of one event, 64 writers", "one transaction per append, 64 threads", to_transaction, 4.0
+        ),
     ]
 
 
-def _write(count: int, write: Callable[[int], Any]) -> None:
+def _write(count: int, first: int, write: Callable[[int], Any]) -> None:
     each = count // WRITERS
 
     def work(number: int) -> None:
-        for i in range(number * each, (number + 1) * each):
+        for i in range(first + number * each, first + (number + 1) * each):
             write(i)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(WRITERS)]
@@ -85,8 +88,8 @@ def _count_batches(store: EventStore) -> Callable[[], int]:
     return lambda: batches
 
 
-def _append(key: str) -> Append:
-    command = f"command-{key}"
+def _append(number: int) -> Append:
+    command = f"command-{number:09d}"
     event = NewEvent(
         "PaymentProcessed",
         {"amount": decimal128(1230, 2), "amountMinor": Int64(1230), "currency": "EUR", "attempt": 1},
@@ -95,11 +98,11 @@ def _append(key: str) -> Append:
         command,
         {"userId": "user", "organizationId": "organization"},
     )
-    return Append(f"payment-{key}", "Payment", (event,), NO_STREAM, command, "0" * 32)
+    return Append(f"payment-{number:09d}", "Payment", (event,), NO_STREAM, command, "0" * 32)
 
 
-def _document(key: str, position: int) -> dict[str, Any]:
-    append = _append(key)
+def _document(number: int) -> dict[str, Any]:
+    append = _append(number)
     event = append.events[0]
     return {
         "_id": ObjectId(),
@@ -112,16 +115,16 @@ def _document(key: str, position: int) -> dict[str, Any]:
         "correlationId": event.correlation_id,
         "causationId": event.causation_id,
         "metadata": {**event.metadata, "requestHash": append.request_hash},
-        "position": Int64(position),
+        "position": Int64(number + 1),
         "commandId": append.command_id,
         "recordedAt": NOW,
         "schemaVersion": 1,
     }
 
 
-def _transaction(database: Db, naive: Any, key: str, position: int) -> None:
+def _transaction(database: Db, naive: Any, number: int) -> None:
     """What is written without group commit: find the last version, insert, commit; again on a conflict."""
-    document = _document(key, position)
+    document = _document(number)
     while True:
         try:
             with database.client.start_session() as session, session.start_transaction():

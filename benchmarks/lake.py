@@ -28,7 +28,9 @@ def run(scale: Scale) -> list[Figure]:
                 continue  # the first round fills the server's cache
             ratios.append(refreshed["rate"] / read)
             peak = max(peak, refreshed["peak_mb"])
-            scale.say(f"  refresh {refreshed['rate']:,.0f} ev/s, raw {read:,.0f} ev/s, peak {refreshed['peak_mb']} MB")
+            scale.say(
+                f"  refresh {refreshed['rate']:,.0f} ev/s, raw {read:,.0f}/s, peak {refreshed['peak_mb']} MB"
+            )
     note = f"{scale.events:,} events; peak memory {peak} MB (limit 500)"
     return [Figure("lake refresh", "raw find_raw_batches", ratios, 0.50, note)]
 

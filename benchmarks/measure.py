@@ -99,7 +99,7 @@ def insert_all(collection: Collection[dict[str, Any]], documents: list[dict[str,
 
 
 def events(count: int, seed: int = 1) -> Iterator[list[dict[str, Any]]]:
-    """`count` event documents in batches: payments of 40 organizations in three currencies, each sixth a refund."""
+    """`count` event documents in batches: 40 organizations, three currencies, each sixth event a refund."""
     chance = random.Random(seed)
     start = datetime(2026, 1, 1, tzinfo=UTC)
     now = datetime(2026, 7, 1, tzinfo=UTC)
@@ -136,7 +136,11 @@ def events(count: int, seed: int = 1) -> Iterator[list[dict[str, Any]]]:
                     "timestamp": start + timedelta(seconds=15 * position % 15_000_000),
                     "correlationId": command,
                     "causationId": command,
-                    "metadata": {"userId": f"user-{position % 9973}", "organizationId": organization, "requestHash": "0" * 32},
+                    "metadata": {
+                        "userId": f"user-{position % 9973}",
+                        "organizationId": organization,
+                        "requestHash": "0" * 32,
+                    },
                     "position": Int64(position),
                     "commandId": command,
                     "recordedAt": now,
@@ -147,7 +151,7 @@ def events(count: int, seed: int = 1) -> Iterator[list[dict[str, Any]]]:
 
 
 def fill(scale: Scale, database: Db) -> None:
-    """Put `scale.events` events into the log, past the command side: this is what is read, not what is measured."""
+    """Put `scale.events` events into the log, past the command side: what is read, not what is measured."""
     done = 0
     for batch in events(scale.events):
         database["events"].insert_many(batch)

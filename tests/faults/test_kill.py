@@ -1,4 +1,4 @@
-"""SIGKILL of import, refresh and the Dagster run at random moments: finished afterwards, every total is exact."""
+"""SIGKILL of import, refresh and the Dagster run at random moments: finished, every total is exact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ COMMANDS = 6_000
 PROGRAMS = {
     "import": "import sys; from pathlib import Path; from ledgerlake.application import LedgerLake\n"
     "with LedgerLake.open() as ledger: ledger.import_file(Path(sys.argv[1]))",
-    "refresh": "from ledgerlake.application import LedgerLake\nwith LedgerLake.open() as ledger: ledger.refresh()",
+    "refresh": "from ledgerlake.application import LedgerLake\n"
+    "with LedgerLake.open() as ledger: ledger.refresh()",
     "dagster": "import dagster as dg\nfrom pipelines.definitions import defs\n"
     "job = defs().resolve_job_def('refresh_all') if callable(defs) else defs.resolve_job_def('refresh_all')\n"
     "assert job.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False).success",

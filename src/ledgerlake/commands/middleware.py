@@ -62,8 +62,8 @@ def validate(command: PaymentCommand) -> None:
     for name, value in ids:
         if not value or not value.strip():
             raise CommandRejected(f"missing_{name}", f"{name} is missing.")
-    for name, value in (*ids, ("user_id", command.user_id)):
-        if value is not None and (len(value) > MAX_ID_LENGTH or "\0" in value):
+    for name, text in (*ids, ("user_id", command.user_id or "")):
+        if len(text) > MAX_ID_LENGTH or "\0" in text:
             raise CommandRejected(f"bad_{name}", f"{name} is over {MAX_ID_LENGTH} characters or has a NUL.")
     if command.occurred_at.tzinfo is None:
         raise CommandRejected("bad_date", "occurred_at has no time zone.")

@@ -120,7 +120,7 @@ class Money:
     @classmethod
     def rounded(cls, amount: Decimal, currency: str, rounding: Rounding) -> Money:
         """`amount` (units, any number of decimals) rounded once to the currency's minor unit."""
-        if not isinstance(amount, Decimal) or not amount.is_finite():
+        if not amount.is_finite():
             raise MoneyError("bad_amount", f"{amount!r} is not a finite Decimal.")
         unit = Decimal(1).scaleb(-exponent(currency))
         with decimal.localcontext(prec=60):

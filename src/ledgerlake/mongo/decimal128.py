@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bson import Decimal128
 
-# IEEE 754-2008 decimal128, binary integer decimal encoding: sign bit, 14 bits of biased exponent, coefficient.
+# IEEE 754-2008 decimal128, binary integer encoding: sign bit, 14 bits of biased exponent, coefficient.
 _BIAS = 6176
 _LOW = (1 << 64) - 1
 

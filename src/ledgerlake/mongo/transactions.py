@@ -12,7 +12,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-# Options of start_transaction: what is committed has a majority and the journal, what is read is one snapshot.
+# Options of start_transaction: a commit has a majority and the journal, what is read is one snapshot.
 CONCERNS: dict[str, Any] = {
     "read_concern": ReadConcern("snapshot"),
     "write_concern": WriteConcern(w="majority", j=True),

@@ -30,6 +30,8 @@ Db = Database[dict[str, Any]]
 GIVE_UP_AFTER_SECONDS: Final = 60.0
 # The server ends a transaction that takes longer than it allows (3 s when embedded): halve the batch then.
 _TOO_LONG: Final = frozenset({290, 251, 257})  # lifetime exceeded, no such transaction, too large
+# What an event that can not be folded leads to; a server that is away raises something else.
+_POISON: Final = (LedgerLakeError, pl.exceptions.PolarsError, ValueError, TypeError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,12 @@ def advance(
             except _BatchTooLarge:
                 size = max(1, (prepared.up_to - prepared.after) // 2)
                 continue
-            except ProjectionError as error:
+            except UnknownCommit as error:
+                raise ProjectionError(
+                    f"MongoDB did not say whether {projection.name} moved to {prepared.up_to} ({error}).",
+                    "Run it again: the checkpoint tells.",
+                ) from error
+            except _POISON as error:
                 raise _stopped(db, projection, position, error) from error
             if moved:
                 position = prepared.up_to
@@ -113,7 +120,7 @@ def advance(
 
 def reset(db: Db, projection: Projection) -> None:
     """Empty the read model and its checkpoint: the next advance fills it from the start of the log."""
-    # The checkpoint goes last: a crash in between leaves a model that is behind it, and the next reset mends it.
+    # The checkpoint goes last: after a crash in between, the next reset starts over.
     db[projection.name].delete_many({})
     db[CHECKPOINTS].delete_one({"_id": projection.name})
 
@@ -139,9 +146,7 @@ def _take(
             if (prepared.after, prepared.up_to) == (after, up_to):
                 return prepared
         return _prepare(db, projection, after, up_to)
-    except PyMongoError:
-        raise  # the server is away: nothing is wrong with the events
-    except (LedgerLakeError, pl.exceptions.PolarsError, ValueError, TypeError, KeyError) as error:
+    except _POISON as error:
         raise _stopped(db, projection, after, error) from error
 
 
@@ -177,11 +182,6 @@ def _commit(db: Db, projection: Projection, prepared: _Prepared) -> bool:
                     return False
                 commit_until_known(session, deadline)
                 return True
-        except UnknownCommit as error:
-            raise ProjectionError(
-                f"MongoDB did not say whether {projection.name} moved to position {prepared.up_to} ({error}).",
-                "Run it again: the checkpoint tells.",
-            ) from error
         except OperationFailure as error:
             # "No such transaction" also follows a fail-over, where trying again at once is right.
             if error.code in _TOO_LONG and (error.code != 251 or time.monotonic() - started > 1.5):

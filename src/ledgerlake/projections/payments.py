@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 from bson import Int64
 
+from ledgerlake.domain.events import EVENT_TYPES
 from ledgerlake.domain.money import exponent
 from ledgerlake.mongo.decimal128 import decimal128
 from ledgerlake.projections.model import Document, Projection, as_int64, int64_sum
@@ -27,7 +28,7 @@ _COLUMNS = (
 )
 # What a stretch of a payment's events comes to. `processed` and `failed` are the amounts of the completed
 # and of the last failed attempt, null where there was none; `since` is the version of the first event.
-_SCHEMA = {
+_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "key": pl.String,
     "organizationId": pl.String,
     "userId": pl.String,
@@ -78,8 +79,11 @@ def _fold(events: pl.DataFrame) -> pl.DataFrame:
         firstPosition=pl.col("position"),
         position=pl.col("position"),
     )
-    if events.filter(~(processed | failed | refunded)).height:
-        raise ValueError(f"unknown event types among {sorted(set(events['event_type']))}")
+    unknown = set(events["event_type"].unique()) - set(EVENT_TYPES)
+    if unknown:
+        raise ValueError(f"no such event type: {', '.join(sorted(unknown))}")
+    for currency in events["currency"].unique():
+        exponent(currency)
     return _merge(rows)
 
 

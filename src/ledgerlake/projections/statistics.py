@@ -38,9 +38,7 @@ def average(total_minor: int, count: int, places: int) -> Decimal:
 
 def _fold(events: pl.DataFrame) -> pl.DataFrame:
     rows = with_status(events).select(
-        pl.concat_str(
-            "organization_id", pl.lit("|"), "status", pl.lit("|"), "currency"
-        ).alias("key"),
+        pl.concat_str("organization_id", pl.lit("|"), "status", pl.lit("|"), "currency").alias("key"),
         pl.col("organization_id").alias("organizationId"),
         "status",
         "currency",

@@ -1,4 +1,4 @@
-"""payment_trends: movements by organization, UTC day, currency and status; weeks and months are sums of days."""
+"""payment_trends: movements by organization, UTC day, currency and status; weeks and months sum up days."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class GetStatistics:
 
 @dataclass(frozen=True, slots=True)
 class TrendRow:
-    """Movements of one organization, currency and outcome in the day, week or month that starts on `period`."""
+    """Movements of one organization, currency and outcome in the day, week or month from `period` on."""
 
     period: date
     organization_id: str

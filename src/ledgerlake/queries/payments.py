@@ -154,5 +154,6 @@ def _position(cursor: str) -> int:
         return min(int(text[1:]), 2**63 - 1)
     except (binascii.Error, ValueError):
         raise QueryError(
-            f"cursor {cursor!r} is not one that a page gave.", "Take next_cursor of the page before, unchanged."
+            f"cursor {cursor!r} is not one that a page gave.",
+            "Take next_cursor of the page before, unchanged.",
         ) from None

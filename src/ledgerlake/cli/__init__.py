@@ -1,0 +1,48 @@
+"""The command line: one tool, `ledgerlake`, with --json on every command that prints figures.
+
+Exit codes: 0 done; 1 the answer is no (a refused command, a verify that fails, an unknown payment);
+2 bad input or a part that is missing; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ledgerlake.cli import queries, writes
+from ledgerlake.errors import LedgerLakeError
+from ledgerlake.mongo.cli import mongo_app
+from ledgerlake.reports.cli import report_app
+from ledgerlake.simulation_cli import simulate_command
+
+app = typer.Typer(
+    name="ledgerlake",
+    help="An event-sourced payment ledger on MongoDB, with an incremental analytics lake beside it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+writes.register(app)
+queries.register(app)
+app.command("simulate")(simulate_command)
+app.add_typer(report_app, name="report")
+app.add_typer(mongo_app, name="mongo")
+
+
+def main() -> None:
+    """Run the command line; errors that someone can mend are one message, without a traceback."""
+    try:
+        app()
+    except LedgerLakeError as error:
+        print(f"ledgerlake: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "ledgerlake: interrupted; what was committed stays, and a re-run does the rest.", file=sys.stderr
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough; nothing is left to tell it.
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,116 @@
+"""How figures are shown: JSON for machines, tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: amounts are text, so no digit is lost.")]
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it; Decimals and instants become text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    return value
+
+
+def print_json(value: Any) -> None:
+    """Print the value as indented JSON."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables (or, on stderr, progress) go. A pipe gets the full width: no cell is cut off there."""
+    from rich.console import Console
+
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found.width = 200
+    return found
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> None:
+    """Print rows; numbers and amounts are right-aligned."""
+    from rich.table import Table
+
+    shown = [list(row) for row in rows]
+    table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    for i, column in enumerate(columns):
+        numeric = bool(shown) and all(isinstance(row[i], int | Decimal) or row[i] is None for row in shown)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in shown:
+        table.add_row(*(_cell(value) for value in row))
+    console().print(table)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Decimal):
+        return f"{value:,f}"
+    if isinstance(value, datetime | date):
+        return str(plain(value))
+    return escape(str(value))
+
+
+class Bar(Protocol):
+    """A progress bar that is told how far a named task is."""
+
+    def __call__(self, name: str, done: int, total: int, note: str = "") -> None: ...
+
+
+def _silent(name: str, done: int, total: int, note: str = "") -> None:
+    """The bar that shows nothing."""
+
+
+@contextmanager
+def progress_bar(*, quiet: bool) -> Iterator[Bar]:
+    """A progress bar on stderr, one line a task; silent when `quiet`."""
+    if quiet:
+        yield _silent
+        return
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console(stderr=True),
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int, note: str = "") -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, note=note)
+            progress.update(tasks[name], completed=done, total=total, note=note)
+
+        yield show

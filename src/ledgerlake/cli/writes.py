@@ -1,0 +1,180 @@
+"""Commands that change the ledger or what is derived from it: import, process, fail, refund, refresh."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ledgerlake.cli.render import AsJson, console, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from ledgerlake.domain.payment import Command
+
+Organization = Annotated[str, typer.Option("--organization", "-o", help="Who is paid.")]
+Amount = Annotated[str, typer.Option("--amount", "-a", help="In units of the currency, such as 12.30.")]
+Currency = Annotated[str, typer.Option("--currency", "-c", help="ISO 4217 code, such as EUR.")]
+User = Annotated[str | None, typer.Option("--user", "-u", help="Who pays, where known.")]
+CommandId = Annotated[
+    str | None,
+    typer.Option(help="Idempotency key: the same id again does nothing. Default: a new one, printed."),
+]
+At = Annotated[
+    str | None, typer.Option("--at", help="When it happened, ISO 8601; without a zone UTC. Default: now.")
+]
+Reason = Annotated[str | None, typer.Option("--reason", "-r", help="Why.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the tool."""
+    app.command("import")(import_command)
+    app.command("process")(process)
+    app.command("fail")(fail)
+    app.command("refund")(refund)
+    app.command("refresh")(refresh)
+
+
+def import_command(
+    file: Annotated[Path, typer.Argument(help="CSV, CSV.gz, JSONL or Parquet with one command a row.")],
+    json: AsJson = False,
+) -> None:
+    """Import a file of commands. A second run adds nothing; refused rows are kept with a reason."""
+    from ledgerlake.application import LedgerLake
+    from ledgerlake.ingest.importer import summary_as_dict
+
+    with LedgerLake.open() as ledger, progress_bar(quiet=json) as bar:
+        summary = ledger.import_file(file, lambda p: bar("import", p.done, p.total, note=f"{p.rows:,} rows"))
+    if json:
+        print_json(summary_as_dict(summary))
+        return
+    rate = f"{summary.rows / summary.seconds:,.0f} rows/s" if summary.seconds else ""
+    rows: list[tuple[str, Any]] = [
+        ("rows", summary.rows),
+        ("accepted (new events)", summary.accepted),
+        ("duplicates (done before)", summary.duplicates),
+        ("rejected", summary.rejected),
+        *((f"  {code}", count) for code, count in summary.rejected_by_code.items()),
+    ]
+    print_table(f"Imported {file}", ("", "count"), rows, note=f"{summary.seconds:.1f} s  {rate}")
+    out = console()
+    if summary.ignored_columns:
+        out.print(f"Ignored columns: {', '.join(summary.ignored_columns)}", markup=False)
+    if summary.rejected:
+        out.print(f"Rejected rows: {summary.rejections_file}", markup=False, soft_wrap=True)
+    out.print(f"Summary: {summary.summary_file}", markup=False, soft_wrap=True)
+
+
+def process(
+    payment_id: Annotated[str, typer.Argument(help="The payment that went through.")],
+    organization: Organization,
+    amount: Amount,
+    currency: Currency,
+    user: User = None,
+    command_id: CommandId = None,
+    at: At = None,
+    json: AsJson = False,
+) -> None:
+    """Record that a payment went through."""
+    _dispatch("ProcessPayment", payment_id, organization, amount, currency, user, command_id, at, None, json)
+
+
+def fail(
+    payment_id: Annotated[str, typer.Argument(help="The payment whose attempt failed.")],
+    organization: Organization,
+    amount: Amount,
+    currency: Currency,
+    reason: Reason = None,
+    user: User = None,
+    command_id: CommandId = None,
+    at: At = None,
+    json: AsJson = False,
+) -> None:
+    """Record that an attempt to pay failed."""
+    _dispatch("FailPayment", payment_id, organization, amount, currency, user, command_id, at, reason, json)
+
+
+def refund(
+    organization: Organization,
+    amount: Amount,
+    currency: Currency,
+    payment_id: Annotated[
+        str | None, typer.Argument(help="The payment to refund; leave it out for a credit note.")
+    ] = None,
+    reason: Reason = None,
+    user: User = None,
+    command_id: CommandId = None,
+    at: At = None,
+    json: AsJson = False,
+) -> None:
+    """Record a refund of a payment, or a credit note that names none."""
+    _dispatch("RefundPayment", payment_id, organization, amount, currency, user, command_id, at, reason, json)
+
+
+def _dispatch(
+    name: str,
+    payment_id: str | None,
+    organization: str,
+    amount: str,
+    currency: str,
+    user: str | None,
+    command_id: str | None,
+    at: str | None,
+    reason: str | None,
+    as_json: bool,
+) -> None:
+    from ledgerlake.application import LedgerLake
+    from ledgerlake.domain.payment import CommandRejected
+    from ledgerlake.ingest.parse import parse_command
+
+    fields = {
+        "command": name,
+        "command_id": command_id or f"cli-{uuid.uuid4()}",
+        "payment_id": payment_id,
+        "organization_id": organization,
+        "user_id": user,
+        "amount": amount,
+        "currency": currency,
+        "occurred_at": at or datetime.now(UTC).isoformat(),
+        "reason": reason,
+    }
+    try:
+        command: Command = parse_command(fields)
+        with LedgerLake.open() as ledger:
+            result = ledger.commands.dispatch(command)
+    except CommandRejected as rejected:
+        if as_json:
+            print_json(
+                {"rejected": rejected.code, "detail": str(rejected), "command_id": fields["command_id"]}
+            )
+        else:
+            console(stderr=True).print(f"rejected ({rejected.code}): {rejected}", markup=False)
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(result)
+        return
+    done = "was done before" if result.duplicate else "done"
+    console().print(
+        f"{name} {done}: payment {result.stream_id}, version {result.version}, position {result.position:,} "
+        f"(command id {result.command_id})",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def refresh(json: AsJson = False) -> None:
+    """Bring projections, lake, tables and billing reports up to the head of the log, without Dagster."""
+    from ledgerlake.application import LedgerLake
+
+    with LedgerLake.open() as ledger, progress_bar(quiet=json) as bar:
+        done = ledger.refresh(lambda p: bar(p.name, p.done, p.total))
+    if json:
+        print_json(done)
+        return
+    print_table(
+        "Refreshed" if any(part.events for part in done) else "Nothing new: everything is at the head",
+        ("part", "from position", "to position", "events"),
+        [(part.name, part.from_position, part.to_position, part.events) for part in done],
+    )

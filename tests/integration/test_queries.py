@@ -1,0 +1,192 @@
+"""Queries: exact answers that say how fresh they are, and clear errors for what can not be answered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from ledgerlake.projections import PROJECTIONS, advance, checkpoint
+from ledgerlake.queries import (
+    GetPayment,
+    GetStatistics,
+    GetTrends,
+    ListPayments,
+    PaymentNotFound,
+    QueryBus,
+    QueryError,
+)
+from tests.builders import event, insert_events, payment_history
+
+Db = Database[dict[str, Any]]
+
+
+@pytest.fixture
+def bus(database: Db) -> QueryBus:
+    return QueryBus(database)
+
+
+def project(database: Db, documents: list[dict[str, Any]]) -> None:
+    insert_events(database, documents)
+    for projection in PROJECTIONS.values():
+        advance(database, projection)
+
+
+def test_a_payment_is_found_with_exact_amounts_and_its_freshness(database: Db, bus: QueryBus) -> None:
+    at = datetime(2026, 6, 1, tzinfo=UTC)
+    project(
+        database,
+        [
+            event(1, "p", "PaymentFailed", 12_345, currency="BHD", at=at, reason="card_expired"),
+            event(2, "p", "PaymentProcessed", 12_345, currency="BHD", at=at, version=2, attempt=2),
+            event(3, "p", "PaymentRefunded", 345, currency="BHD", at=at, version=3),
+        ],
+    )
+    found = bus.ask(GetPayment("p"))
+    payment = found.payment
+    assert (payment.status, payment.amount, payment.refunded, payment.net) == (
+        "partially_refunded",
+        Decimal("12.345"),
+        Decimal("0.345"),
+        Decimal("12.000"),
+    )
+    assert (payment.attempts, payment.failures, payment.last_failure_reason) == (2, 1, "card_expired")
+    assert found.as_of.position == 3
+    assert found.as_of.time == checkpoint(database, "payment_read_models").updated_at
+
+
+def test_a_payment_that_is_not_there_is_a_clear_answer(database: Db, bus: QueryBus) -> None:
+    with pytest.raises(PaymentNotFound, match=r"'nobody' \(as of position 0\).*refresh"):
+        bus.ask(GetPayment("nobody"))
+
+
+@pytest.mark.parametrize("filters", [{}, {"status": "completed"}, {"currency": "EUR"}])
+def test_paging_meets_every_payment_once_while_payments_change(
+    database: Db, bus: QueryBus, filters: dict[str, str]
+) -> None:
+    history = payment_history(21, 400, payments=150)
+    project(database, history[:200])
+    wanted = {d["_id"] for d in database["payment_read_models"].find({"organizationId": "org 1", **filters})}
+    seen: list[str] = []
+    cursor = None
+    taken = 200
+    while True:
+        page = bus.ask(ListPayments("org 1", limit=3, cursor=cursor, **filters))
+        seen += [payment.payment_id for payment in page.payments]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        if not filters:  # payments are refunded and new ones arrive between the pages
+            project(database, history[taken : taken + 10])
+            taken += 10
+    assert len(seen) == len(set(seen))
+    assert wanted <= set(seen)
+    assert page.as_of.position == taken
+
+
+def test_statistics_and_trends_come_to_the_same_totals(database: Db, bus: QueryBus) -> None:
+    history = payment_history(22, 500)
+    project(database, history)
+    expected: Counter[tuple[str, str, str]] = Counter()
+    for d in history:
+        status = {"PaymentProcessed": "completed", "PaymentFailed": "failed", "PaymentRefunded": "refunded"}
+        key = (d["metadata"]["organizationId"], status[d["eventType"]], d["eventData"]["currency"])
+        expected[key] += d["eventData"]["amountMinor"]
+    everything = bus.ask(GetStatistics())
+    assert {(r.organization_id, r.status, r.currency): r.total_minor for r in everything.rows} == expected
+    ranged = bus.ask(GetStatistics(start=date(2020, 1, 1), end=date(2030, 1, 1)))
+    assert ranged.rows == everything.rows
+    assert ranged.payment_states == ()
+    for granularity in ("day", "week", "month"):
+        sums: Counter[tuple[str, str, str]] = Counter()
+        for row in bus.ask(GetTrends(granularity=granularity)).rows:
+            sums[row.organization_id, row.status, row.currency] += row.total_minor
+        assert sums == expected
+    states = everything.payment_states
+    assert sum(s.count for s in states) == database["payment_read_models"].count_documents({})
+
+
+def test_a_range_is_half_open_on_utc_days(database: Db, bus: QueryBus) -> None:
+    midnight = datetime(2026, 2, 1, tzinfo=UTC)
+    project(
+        database,
+        [
+            event(1, "a", "PaymentProcessed", 1, at=midnight - timedelta(milliseconds=1)),
+            event(2, "b", "PaymentProcessed", 10, at=midnight),
+            event(3, "c", "PaymentProcessed", 100, at=midnight + timedelta(days=28, milliseconds=-1)),
+            event(4, "d", "PaymentProcessed", 1_000, at=midnight + timedelta(days=28)),
+        ],
+    )
+    february = bus.ask(GetStatistics("acme", date(2026, 2, 1), date(2026, 3, 1)))
+    assert [(r.count, r.total_minor, r.min, r.max) for r in february.rows] == [
+        (2, 110, Decimal("0.10"), Decimal("1.00"))
+    ]
+    months = bus.ask(GetTrends("acme", granularity="month")).rows
+    assert [(r.period, r.total_minor) for r in months] == [
+        (date(2026, 1, 1), 1),
+        (date(2026, 2, 1), 110),
+        (date(2026, 3, 1), 1_000),
+    ]
+    weeks = bus.ask(GetTrends("acme", granularity="week")).rows
+    assert [(r.period, r.total_minor) for r in weeks] == [(date(2026, 1, 26), 11), (date(2026, 2, 23), 1_100)]
+    assert bus.ask(GetStatistics("acme", date(2026, 2, 1), date(2026, 2, 1))).rows == ()
+    assert bus.ask(GetStatistics("nobody")).rows == ()
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (ListPayments("o", status="lost"), "status 'lost' is none of failed, completed"),
+        (ListPayments("o", limit=0), "limit 0 is not from 1"),
+        (ListPayments("o", limit=1001), "limit 1001"),
+        (ListPayments("o", cursor="!!"), "cursor '!!'"),
+        (ListPayments("o", cursor="eyRuZTogMX0"), "cursor"),
+        (GetTrends(granularity="year"), "granularity 'year' is none of day, week, month"),
+        (GetStatistics(start=date(2026, 2, 1), end=date(2026, 1, 1)), "ends .* before it starts"),
+        ("payments", "is no query"),
+    ],
+)
+def test_a_question_that_can_not_be_answered_says_why(bus: QueryBus, query: Any, message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        bus.ask(query)
+
+
+def test_an_operator_in_the_place_of_a_value_matches_nothing(database: Db, bus: QueryBus) -> None:
+    """{"$ne": null} as an organization must not match every tenant."""
+    project(database, payment_history(23, 50))
+    hostile: Any = {"$ne": None}
+    assert bus.ask(ListPayments(hostile)).payments == ()
+    assert bus.ask(GetStatistics(hostile)).rows == ()
+    assert bus.ask(GetTrends(hostile)).rows == ()
+    with pytest.raises(PaymentNotFound):
+        bus.ask(GetPayment(hostile))
+
+
+def test_middleware_wraps_every_question(database: Db) -> None:
+    asked: list[Any] = []
+
+    def note(query: Any, ask: Any) -> Any:
+        asked.append(query)
+        return ask(query)
+
+    QueryBus(database, [note]).ask(GetStatistics())
+    assert asked == [GetStatistics()]
+
+
+@pytest.mark.parametrize("filters", [{}, {"status": "completed"}])
+def test_a_page_is_served_by_an_index_without_a_sort(database: Db, filters: dict[str, str]) -> None:
+    project(database, payment_history(24, 300, payments=200))
+    plan = (
+        database["payment_read_models"]
+        .find({"organizationId": "org 1", **filters, "firstPosition": {"$lt": 250}})
+        .sort("firstPosition", -1)
+        .limit(21)
+        .explain()["queryPlanner"]["winningPlan"]
+    )
+    assert "IXSCAN" in str(plan)
+    assert "COLLSCAN" not in str(plan)
+    assert "'SORT'" not in str(plan)
