@@ -81,22 +81,24 @@ def test_an_event_is_stored_with_exactly_the_fields_of_the_contract(store: Event
     assert store.append(append("p", NO_STREAM, "c")) == Appended("p", 1, 1)
     document = database["events"].find_one()
     assert document is not None
-    assert list(document) == [
-        "_id",
-        "aggregateId",
-        "aggregateType",
-        "eventType",
-        "eventData",
-        "version",
-        "timestamp",
-        "correlationId",
-        "causationId",
-        "metadata",
-        "position",
-        "commandId",
-        "recordedAt",
-        "schemaVersion",
-    ]
+    assert sorted(document) == sorted(
+        [
+            "_id",
+            "aggregateId",
+            "aggregateType",
+            "eventType",
+            "eventData",
+            "version",
+            "timestamp",
+            "correlationId",
+            "causationId",
+            "metadata",
+            "position",
+            "commandId",
+            "recordedAt",
+            "schemaVersion",
+        ]
+    )
     assert isinstance(document.pop("_id"), ObjectId)
     assert isinstance(document["position"], Int64)
     assert isinstance(document["version"], Int64)

@@ -7,21 +7,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from bson.raw_bson import RawBSONDocument
+
+from ledgerlake.eventstore.encoding import encode
 from ledgerlake.eventstore.model import Append, EventStoreError, Outcome
-from ledgerlake.eventstore.transaction import AppendTransaction, Document
+from ledgerlake.eventstore.transaction import AppendTransaction
 
 MAX_BATCH_BYTES = 2_000_000
 MAX_QUEUED_APPENDS = 10_000
 
 
 class Request:
-    """The appends of one writer, and where their outcomes will be."""
+    """The appends of one writer, encoded on its own thread, and where their outcomes will be."""
 
-    __slots__ = ("_settled", "appends", "error", "outcomes", "size")
+    __slots__ = ("_settled", "appends", "encoded", "error", "outcomes", "size")
 
     def __init__(self, appends: Sequence[Append]) -> None:
         self.appends = appends
-        self.size = sum(_size(append) for append in appends)
+        self.encoded = [encode(append) for append in appends]
+        self.size = sum([len(document) for documents in self.encoded for document in documents])
         self.outcomes: list[Outcome] = []
         self.error: BaseException | None = None
         # A bare lock wakes its one waiter at a fraction of the cost of an Event or a Future.
@@ -43,7 +47,7 @@ class Request:
 class GroupCommitter:
     """Takes appends from any thread and commits them in arrival order.
 
-    A batch holds at most `max_appends` appends or about 2 MB. While one batch commits, the next one
+    A batch holds at most `max_appends` appends or 2 MB. While one batch commits, the next one
     gathers; if the last batch served several writers, the committer waits up to `linger` seconds for
     as many to come back, since they were all woken at the same moment. The queue is bounded: a writer
     that finds it full waits.
@@ -55,7 +59,7 @@ class GroupCommitter:
         *,
         max_appends: int,
         linger: float,
-        on_committed: Callable[[list[Document]], None],
+        on_committed: Callable[[list[RawBSONDocument]], None],
     ) -> None:
         self._transaction = transaction
         self._max_appends = max_appends
@@ -104,7 +108,7 @@ class GroupCommitter:
         while batch := self._next_batch(writers):
             writers = len(batch)
             try:
-                committed = self._transaction.commit([request.appends for request in batch])
+                committed = self._transaction.commit(batch)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the writers that wait must hear it
                 for request in batch:
                     request.settle(None, error)
@@ -139,12 +143,3 @@ class GroupCommitter:
                 self._queued -= len(request.appends)
             self._drained.notify_all()
             return batch
-
-
-def _size(append: Append) -> int:
-    """Bytes that the append will take, roughly: it bounds a batch, so a guess that is too high is fine."""
-    size = 0
-    for event in append.events:
-        size += 500 + sum([len(value) for value in event.data.values() if type(value) is str])
-        size += sum([len(value) for value in event.metadata.values() if type(value) is str])
-    return size

@@ -20,8 +20,13 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An append that is to be stored: its events take the versions after `after_version`."""
+    """An append that is to be stored: its events take the versions after `after_version`.
 
+    `request` and `number` say where it stands among the requests that were settled.
+    """
+
+    request: int
+    number: int
     append: Append
     after_version: int
 
@@ -50,10 +55,10 @@ def settle(
     accepted: list[Accepted] = []
     position = head_position
     outcomes: list[list[Outcome]] = []
-    for request in requests:
+    for request_number, request in enumerate(requests):
         broken: set[str] = set()
         results: list[Outcome] = []
-        for append in request:
+        for number, append in enumerate(request):
             stream = append.stream_id
             earlier = settled.get(append.command_id) if append.command_id is not None else None
             result: Outcome
@@ -66,7 +71,7 @@ def settle(
                 broken.add(stream)
                 result = ConcurrencyError(stream, append.expected, actual)
             else:
-                accepted.append(Accepted(append, actual))
+                accepted.append(Accepted(request_number, number, append, actual))
                 position += len(append.events)
                 version = versions[stream] = actual + len(append.events)
                 result = Appended(stream, version, position)

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from ledgerlake.eventstore.bus import EventBus
 from ledgerlake.eventstore.committer import GroupCommitter
+from ledgerlake.eventstore.encoding import decode
 from ledgerlake.eventstore.model import Append, Appended, Outcome, StoredEvent
 from ledgerlake.eventstore.transaction import COUNTER_ID, AppendTransaction, Document
 
@@ -106,6 +108,6 @@ class EventStore:
     ) -> None:
         self.close()
 
-    def _publish(self, documents: list[Document]) -> None:
+    def _publish(self, documents: list[RawBSONDocument]) -> None:
         if self.bus:
-            self.bus.publish([StoredEvent.from_document(document) for document in documents])
+            self.bus.publish([decode(document) for document in documents])

@@ -15,14 +15,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from bson import Int64, ObjectId
+from bson import Int64
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
+from ledgerlake.eventstore.encoding import complete
 from ledgerlake.eventstore.model import Append, LogCorrupted, Outcome, StoreUnavailable
 from ledgerlake.eventstore.settlement import Accepted, Done, settle
 from ledgerlake.mongo.transactions import CONCERNS, UnknownCommit, backoff, commit_until_known, is_transient
@@ -39,12 +43,22 @@ SEEN_STREAMS: Final = 100_000
 COUNTER_ID: Final = "events"
 
 
+class Request(Protocol):
+    """The appends of one writer, with their documents encoded."""
+
+    @property
+    def appends(self) -> Sequence[Append]: ...
+
+    @property
+    def encoded(self) -> Sequence[Sequence[bytes]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Committed:
     """What a transaction did: outcomes in the shape of the requests, and the documents it stored."""
 
     outcomes: list[list[Outcome]]
-    documents: list[Document]
+    documents: list[RawBSONDocument]
 
 
 class _IndexObjected(Exception):
@@ -62,6 +76,8 @@ class AppendTransaction:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._events = database.get_collection("events")
+        raw: CodecOptions[RawBSONDocument] = CodecOptions(RawBSONDocument)
+        self._raw_events: Collection[RawBSONDocument] = self._events.with_options(codec_options=raw)
         self._counters = database.get_collection("counters")
         self._client = database.client
         self._session: ClientSession | None = None
@@ -81,7 +97,7 @@ class AppendTransaction:
             self._session.end_session()
             self._session = None
 
-    def commit(self, requests: Sequence[Sequence[Append]]) -> Committed:
+    def commit(self, requests: Sequence[Request]) -> Committed:
         """Settle and store the requests' appends in one transaction.
 
         Raises:
@@ -120,9 +136,9 @@ class AppendTransaction:
             return committed[0]
 
     def _run(
-        self, session: ClientSession, requests: Sequence[Sequence[Append]], deadline: float
+        self, session: ClientSession, requests: Sequence[Request], deadline: float
     ) -> tuple[Committed, list[Accepted]]:
-        appends = [append for request in requests for append in request]
+        appends = [append for request in requests for append in request.appends]
         wanted = sum(len(append.events) for append in appends)
         session.start_transaction(**CONCERNS)
         counter = self._counters.find_one_and_update(
@@ -141,17 +157,17 @@ class AppendTransaction:
         done: dict[str, Done] = {}
         if heads is None:
             heads, done = self._read(session, appends)
-        outcomes, accepted = settle(requests, heads, done, head)
+        outcomes, accepted = settle([request.appends for request in requests], heads, done, head)
         if not accepted:
             session.abort_transaction()
             return Committed(outcomes, []), []
-        documents = _documents(accepted, head, self._clock())
+        documents = _documents(accepted, requests, head, self._clock())
         if len(documents) < wanted:
             self._counters.update_one(
                 {"_id": COUNTER_ID}, {"$inc": {"position": Int64(len(documents) - wanted)}}, session=session
             )
         try:
-            self._events.insert_many(documents, session=session)
+            self._raw_events.insert_many(documents, session=session)
         except (BulkWriteError, DuplicateKeyError) as error:
             if not _duplicate_key(error):
                 raise
@@ -234,38 +250,16 @@ class AppendTransaction:
             self.close()
 
 
-def _documents(accepted: Sequence[Accepted], head: int, now: datetime) -> list[Document]:
-    documents: list[Document] = []
+def _documents(
+    accepted: Sequence[Accepted], requests: Sequence[Request], head: int, now: datetime
+) -> list[RawBSONDocument]:
+    documents: list[RawBSONDocument] = []
     position = head
     for item in accepted:
-        append = item.append
-        version = item.after_version
-        last = len(append.events)
-        for number, event in enumerate(append.events, start=1):
+        encoded = requests[item.request].encoded[item.number]
+        for version, document in enumerate(encoded, start=item.after_version + 1):
             position += 1
-            version += 1
-            metadata = event.metadata
-            document: Document = {
-                "_id": ObjectId(),
-                "aggregateId": append.stream_id,
-                "aggregateType": append.aggregate_type,
-                "eventType": event.event_type,
-                "eventData": event.data,
-                "version": Int64(version),
-                "timestamp": event.timestamp,
-                "correlationId": event.correlation_id,
-                "causationId": event.causation_id,
-                "metadata": metadata,
-                "position": Int64(position),
-            }
-            # The last event carries the id, so that a repetition finds the append's final version.
-            if number == last and append.command_id is not None:
-                document["commandId"] = append.command_id
-                if append.request_hash is not None:
-                    document["metadata"] = {**metadata, "requestHash": append.request_hash}
-            document["recordedAt"] = now
-            document["schemaVersion"] = event.schema_version
-            documents.append(document)
+            documents.append(complete(document, version, position, now))
     return documents
 
 
