@@ -20,7 +20,7 @@ REASONS = ("insufficient_funds", "card_expired", None)
 
 
 def event(position: int, payment: str, kind: str, minor: int, **change: Any) -> Document:
-    """One event document; `change`: currency, organization, user, version, at, reason, attempt, unreferenced."""
+    """One event document; `change`: currency, organization, user, version, at, reason, attempt ..."""
     currency = change.get("currency", "EUR")
     data: Document = {
         "amount": decimal128(minor, exponent(currency)),

@@ -11,9 +11,9 @@ import sys
 import typer
 
 from ledgerlake.cli import queries, writes
+from ledgerlake.cli.report import report_app
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.mongo.cli import mongo_app
-from ledgerlake.reports.cli import report_app
 from ledgerlake.simulation_cli import simulate_command
 
 app = typer.Typer(

@@ -160,7 +160,10 @@ def trends(
     print_table(
         f"Movements by {granularity}",
         (granularity, "organization", "currency", "status", "count", "total"),
-        [(r.period, r.organization_id, r.currency, r.status, r.count, r.total) for r in result.rows],
+        [
+            (_period(r.period, granularity), r.organization_id, r.currency, r.status, r.count, r.total)
+            for r in result.rows
+        ],
         note=_as_of(result.as_of),
     )
 
@@ -184,6 +187,10 @@ def verify(json: AsJson = False) -> None:
                 console().print(f"{check.name}: {difference}", markup=False, soft_wrap=True)
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _period(day: date, granularity: str) -> str:
+    return f"{day:%Y-%m}" if granularity == "month" else day.isoformat()
 
 
 def _day(instant: datetime | None) -> date | None:

@@ -55,13 +55,18 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     from rich.table import Table
 
     shown = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    table = Table(title_justify="left")
     for i, column in enumerate(columns):
         numeric = bool(shown) and all(isinstance(row[i], int | Decimal) or row[i] is None for row in shown)
         table.add_column(column, justify="right" if numeric else "left")
     for row in shown:
         table.add_row(*(_cell(value) for value in row))
-    console().print(table)
+    out = console()
+    # Title and note stand by themselves: inside the table they would be folded to its width.
+    out.print(title, style="bold", markup=False, soft_wrap=True)
+    out.print(table)
+    if note:
+        out.print(note, style="dim", markup=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:

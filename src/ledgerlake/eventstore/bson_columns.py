@@ -92,6 +92,15 @@ def _elements(data: bytes, at: int) -> Ints:
     return np.array(starts, np.int64)
 
 
+def documents(stream: bytes) -> Ints:
+    """Where each document starts in `stream`, which holds documents end to end."""
+    starts, at = [], 0
+    while at < len(stream):
+        starts.append(at)
+        at += _int32_at(stream, at)[0]
+    return np.array(starts, np.int64)
+
+
 def decode(data: bytes, starts: Ints, columns: Mapping[str, Kind]) -> dict[str, pa.Array]:
     """One array per column, one value per document, where the documents start at `starts` in `data`.
 

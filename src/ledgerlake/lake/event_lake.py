@@ -1,0 +1,274 @@
+"""The event lake: the log in Parquet segments, brought up to date from MongoDB and pinned for reading."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import pyarrow as pa
+from pymongo.database import Database
+
+from ledgerlake.eventstore.columnar import event_id_at, head, iter_columns
+from ledgerlake.lake.errors import CorruptFileError, LakeError
+from ledgerlake.lake.files import remove_leftovers, write_once
+from ledgerlake.lake.parquet import ROW_GROUP
+from ledgerlake.lake.pinned import PinnedLake
+from ledgerlake.lake.segments import FORMAT, Segment, SegmentInfo, read_info, read_rows, write_segment
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+
+Document: TypeAlias = dict[str, Any]
+OnProgress: TypeAlias = Callable[[int, int], None]
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LakeRefresh:
+    """What a refresh did: the lake's position before and after, and the segment files written."""
+
+    from_position: int
+    to_position: int
+    events: int
+    segments_written: int
+
+
+class EventLake:
+    """The lake in folder `root`: `events/` with segments of `segment_size` events each.
+
+    Making one reads at most one small file, so it is cheap; nothing is created before the first refresh.
+
+    Raises:
+        LakeError: the folder holds a lake with another segment size.
+    """
+
+    def __init__(self, root: Path, segment_size: int = 100_000) -> None:
+        if segment_size < 1:
+            raise LakeError(f"A segment can not hold {segment_size} events.", "Give at least 1.")
+        self.root = root.absolute()
+        self.events_dir = self.root / "events"
+        self.segment_size = segment_size
+        self._footers: dict[Path, tuple[tuple[int, int, int], SegmentInfo]] = {}
+        self._check_layout()
+
+    def position(self) -> int:
+        """Position up to which the lake holds every event; 0 if there is none."""
+        held = self.segments()
+        return held[-1].to if held else 0
+
+    def segments(self) -> list[SegmentInfo]:
+        """The segments that make up the lake: all sealed but perhaps the last, without a hole.
+
+        A segment behind a hole (the trace of a slow writer, or of a lost file) does not count until a
+        refresh has closed the hole. Reads footers that changed since the last call, nothing else.
+        """
+        held: list[SegmentInfo] = []
+        while True:
+            info = self._info(Segment.number(len(held), self.segment_size))
+            if info is None:
+                return held
+            held.append(info)
+            if not info.sealed:
+                return held
+
+    def files_behind_a_hole(self) -> list[Path]:
+        """Segment files that do not count, because a segment before them is missing or not full."""
+        held = len(self.segments())
+        names = {Segment.number(index, self.segment_size).name for index in range(held)}
+        own = (path for path in self._parquet_files() if self._is_segment(path))
+        return [path for path in own if path.name not in names]
+
+    def foreign_files(self) -> list[Path]:
+        """Parquet files among the segments that are none: a glob over the folder would read them, too."""
+        return [path for path in self._parquet_files() if not self._is_segment(path)]
+
+    def refresh(
+        self, db: Database[Document], on_progress: OnProgress | None = None, up_to: int | None = None
+    ) -> LakeRefresh:
+        """Bring the lake up to the head of the log (or `up_to`). Writes nothing if nothing is new.
+
+        Rows of the open tail are taken from its file, if that verifies, and only newer ones from MongoDB.
+        May be killed at any moment and run any number of times at once. `on_progress(done, total)`
+        counts events.
+
+        Raises:
+            GapError, MalformedEventError: the log is damaged; the lake stays as it was.
+            LakeError: the lake was made from another database, or one that was restored since.
+        """
+        before = self.segments()
+        position = before[-1].to if before else 0
+        # Read after the lake's position: else a concurrent refresh would look like a foreign lake.
+        end = head(db)
+        self._check_same_log(db, before, end)
+        target = end if up_to is None else min(up_to, end)
+        if target <= position:
+            return LakeRefresh(position, position, 0, 0)
+        self._create_layout()
+        remove_leftovers(self.events_dir)
+        written = 0
+        log = _LogReader(db, target)
+        try:
+            for index in range(position // self.segment_size, -(-target // self.segment_size)):
+                segment = Segment.number(index, self.segment_size)
+                wanted = min(segment.last, target)
+                info = self._info(segment)
+                if info is not None and index > position // self.segment_size:
+                    self._check_same_log(db, [info], end)  # it lay behind a hole
+                if info is None or info.to < wanted:
+                    write_segment(self.events_dir, segment, _rows(log, segment, info, wanted))
+                    written += 1
+                if on_progress is not None:
+                    on_progress(wanted - position, target - position)
+        finally:
+            log.close()
+        return LakeRefresh(position, target, target - position, written)
+
+    def pin(self, up_to: int | None = None) -> PinnedLake:
+        """A view of the lake as of `up_to` (default: its position) that no refresh changes any more.
+
+        Raises:
+            LakeError: the lake does not reach `up_to` yet.
+            CorruptFileError: the open tail is damaged.
+        """
+        held = self.segments()
+        position = held[-1].to if held else 0
+        wanted = position if up_to is None else up_to
+        if not 0 <= wanted <= position:
+            raise LakeError(
+                f"The lake {self.root} reaches position {position}, not {wanted}.",
+                "Refresh it first: ledgerlake refresh.",
+            )
+        needed = [info for info in held if info.segment.first <= wanted]
+        # The tail is replaced by every refresh: its rows are taken now. Sealed files never change.
+        tail = None if not needed or needed[-1].sealed else read_rows(needed[-1])
+        if tail is not None and needed[-1].segment.first + tail.num_rows <= wanted:
+            raise LakeError(f"{needed[-1].path} was set back by a slow writer.", "Refresh and try again.")
+        return PinnedLake(self.root, wanted, tuple(i for i in needed if i.sealed), tail)
+
+    def scan(self, up_to: int | None = None) -> pl.LazyFrame:
+        """The events with position <= `up_to` as a Polars LazyFrame, in position order; see `pin`."""
+        return self.pin(up_to).scan()
+
+    def duckdb(self, up_to: int | None = None) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection with the view `events`, as of `up_to`; see `pin`. Close it after use."""
+        return self.pin(up_to).duckdb()
+
+    def _parquet_files(self) -> list[Path]:
+        return sorted(self.events_dir.glob("*.parquet"))
+
+    def _is_segment(self, path: Path) -> bool:
+        first = path.name.removeprefix("events-").partition("-")[0]
+        if not first.isdecimal():
+            return False
+        index, rest = divmod(int(first) - 1, self.segment_size)
+        return rest == 0 and path.name == Segment.number(index, self.segment_size).name
+
+    def _info(self, segment: Segment) -> SegmentInfo | None:
+        path = self.events_dir / segment.name
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            return None
+        version = (state.st_ino, state.st_mtime_ns, state.st_size)
+        known = self._footers.get(path)
+        if known is not None and known[0] == version:
+            return known[1]
+        try:
+            info = read_info(self.events_dir, segment)
+        except CorruptFileError as damage:
+            _LOG.warning("%s The next refresh writes it again.", damage)
+            return None
+        if info is not None:
+            self._footers[path] = (version, info)
+        return info
+
+    def _check_same_log(self, db: Database[Document], held: list[SegmentInfo], end: int) -> None:
+        if not held:
+            return
+        last = held[-1]
+        if last.to <= end and event_id_at(db, last.to) == last.last_event_id:
+            return
+        found = f"the log ends at {end}" if last.to > end else "the log has another event there"
+        raise LakeError(
+            f"The lake {self.root} holds position {last.to} of another log: {found}.",
+            "The database was restored or exchanged. Point LEDGERLAKE_HOME at this database's own lake,"
+            " or move the lake and its reports away and refresh.",
+        )
+
+    def _check_layout(self) -> None:
+        path = self.root / "lake.json"
+        try:
+            layout = json.loads(path.read_text())
+            size, version = int(layout["segmentSize"]), int(layout["format"])
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise LakeError(
+                f"{path} is damaged ({error!r}).", "Restore it, or move the lake away."
+            ) from error
+        if version > FORMAT:
+            raise LakeError(
+                f"{path} has format {version}, this program knows {FORMAT}.", "Use the newer one."
+            )
+        if size != self.segment_size:
+            raise LakeError(
+                f"The lake {self.root} has segments of {size} events, not {self.segment_size}.",
+                f"Set LEDGERLAKE_SEGMENT_SIZE={size}, or move the lake away to build it anew.",
+            )
+
+    def _create_layout(self) -> None:
+        layout = {"format": FORMAT, "segmentSize": self.segment_size}
+        if not (self.root / "lake.json").exists():
+            self.events_dir.mkdir(parents=True, exist_ok=True)
+            write_once(self.root / "lake.json", (json.dumps(layout) + "\n").encode())
+        self._check_layout()  # another process may have created it first, with another size
+
+
+def _rows(log: _LogReader, segment: Segment, info: SegmentInfo | None, wanted: int) -> Iterator[pa.Table]:
+    """The segment's rows up to `wanted`: from its file as far as that verifies, then from the log."""
+    after = segment.first - 1
+    if info is not None:
+        try:
+            kept = read_rows(info)
+        except CorruptFileError as damage:
+            _LOG.warning("%s It is written again from the log.", damage)
+        else:
+            yield kept
+            after += kept.num_rows
+    yield from log.read(after, wanted)
+
+
+class _LogReader:
+    """Consecutive stretches of the log from one stream: reading goes on while a file is written."""
+
+    def __init__(self, db: Database[Document], end: int) -> None:
+        self._db = db
+        self._end = end
+        self._stream: Generator[pa.Table, None, None] | None = None
+        self._rest: pa.Table | None = None
+        self._position = 0
+
+    def read(self, after: int, up_to: int) -> Iterator[pa.Table]:
+        if self._stream is None or self._position != after:
+            self.close()
+            self._stream = iter_columns(self._db, after, self._end, ROW_GROUP)
+            self._position = after
+        while self._position < up_to:
+            table = self._rest if self._rest is not None else next(self._stream)
+            part = table.slice(0, up_to - self._position)
+            rest = table.slice(part.num_rows)
+            self._rest = rest if rest.num_rows else None
+            self._position += part.num_rows
+            yield part
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = self._rest = None

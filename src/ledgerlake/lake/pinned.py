@@ -1,0 +1,108 @@
+"""The lake as of one position, for Polars and DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from ledgerlake.eventstore.columnar import SCHEMA
+from ledgerlake.lake.segments import SegmentInfo, read_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import duckdb
+    import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedLake:
+    """Events 1 to `position`: sealed segment files, which never change, and the tail's rows in memory.
+
+    Both engines read the files through Arrow, because it verifies page checksums: read by themselves,
+    they answer a flipped bit with a wrong figure.
+    """
+
+    root: Path
+    position: int
+    sealed: tuple[SegmentInfo, ...]
+    tail: pa.Table | None = field(repr=False)
+
+    @property
+    def last_event_id(self) -> str:
+        """Id of the event at `position`, which tells this log from any other; empty if there is none."""
+        if self.position == 0:
+            return ""
+        if self.tail is None and self.sealed[-1].to == self.position:
+            return self.sealed[-1].last_event_id
+        here = ds.field("position") == self.position
+        rows = self._source(self.sealed[-1:] if self.tail is None else ()).to_table(["event_id"], filter=here)
+        return str(rows["event_id"][0])
+
+    def scan(self) -> pl.LazyFrame:
+        """The events as a Polars LazyFrame, in position order."""
+        import polars as pl
+
+        frames = [pl.scan_pyarrow_dataset(source) for source in self._sources()]
+        return pl.concat(frames).filter(pl.col("position") <= self.position)
+
+    def duckdb(self) -> duckdb.DuckDBPyConnection:
+        """A connection with the view `events`; the session's time zone is UTC. Close it after use."""
+        import duckdb
+
+        connection = duckdb.connect(
+            config={
+                "TimeZone": "UTC",
+                # Spill beside the lake, not into whatever folder the process was started in.
+                "temp_directory": str(self.root / ".spill"),
+                # All that is needed is built in: never reach for the network.
+                "autoinstall_known_extensions": "false",
+            }
+        )
+        parts = []
+        for number, source in enumerate(self._sources()):
+            connection.register(f"part_{number}", source)
+            parts.append(f"SELECT * FROM part_{number}")
+        connection.execute(
+            f"CREATE VIEW events AS SELECT * FROM ({' UNION ALL '.join(parts)})"
+            f" WHERE position <= {self.position}"
+        )
+        return connection
+
+    @contextmanager
+    def naming_damage(self) -> Iterator[None]:
+        """Let an engine's failure that comes from a damaged segment name the file.
+
+        Raises:
+            CorruptFileError: instead of the engine's own error, which does not say where.
+        """
+        import duckdb
+
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError):
+            for info in self.sealed:
+                read_rows(info)
+            raise
+
+    def _sources(self) -> list[Any]:
+        sources = [self._source(self.sealed)] if self.sealed else []
+        if self.tail is not None or not sources:
+            sources.append(self._source(()))
+        return sources
+
+    def _source(self, segments: tuple[SegmentInfo, ...]) -> Any:
+        """The segments' files as an Arrow dataset; without segments, the tail."""
+        if not segments:
+            return ds.dataset(SCHEMA.empty_table() if self.tail is None else self.tail)
+        verifying = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        return ds.dataset(
+            [str(info.path) for info in segments],
+            schema=SCHEMA,
+            format=ds.ParquetFileFormat(default_fragment_scan_options=verifying),
+        )

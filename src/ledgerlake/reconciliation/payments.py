@@ -1,0 +1,108 @@
+"""Payment by payment: which read models differ from the fold of their events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pyarrow as pa
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+
+from ledgerlake.domain.money import exponent
+from ledgerlake.eventstore.bson_columns import Kind, decode, documents
+from ledgerlake.lake.definitions import PAYMENTS
+from ledgerlake.reconciliation.log import Document, Log
+
+_EVENT: Final = {
+    "aggregateId": ("payment_id", Kind.STRING),
+    "eventType": ("event_type", Kind.STRING),
+    "version": ("version", Kind.INTEGER),
+    "eventData.amountMinor": ("amount_minor", Kind.INTEGER),
+    "eventData.currency": ("currency", Kind.STRING),
+    "eventData.unreferenced": ("unreferenced", Kind.BOOL),
+    "metadata.organizationId": ("organization_id", Kind.STRING),
+}
+_MODEL: Final = {
+    "_id": ("payment_id", Kind.STRING),
+    "organizationId": ("organization_id", Kind.STRING),
+    "currency": ("currency", Kind.STRING),
+    "status": ("status", Kind.STRING),
+    "unreferenced": ("unreferenced", Kind.BOOL),
+    "amountMinor": ("amount_minor", Kind.INTEGER),
+    "refundedMinor": ("refunded_minor", Kind.INTEGER),
+    "attempts": ("attempts", Kind.INTEGER),
+    "failures": ("failures", Kind.INTEGER),
+    "refunds": ("refunds", Kind.INTEGER),
+    "version": ("version", Kind.INTEGER),
+}
+
+
+def differing_payments(log: Log, organization: str, currency: str, position: int) -> list[str]:
+    """Up to ten payments of an organization and currency whose read model differs from the log, in words."""
+    import duckdb
+
+    events = read(
+        log.db["events"],
+        {
+            "metadata.organizationId": organization,
+            "eventData.currency": currency,
+            "position": {"$lte": position},
+        },
+        _EVENT,
+        log.session,
+    )
+    events = events.append_column("exponent", pa.array([exponent(currency)] * events.num_rows, pa.int8()))
+    models = read(
+        log.db["payment_read_models"],
+        {"organizationId": organization, "currency": currency},
+        _MODEL,
+        log.session,
+    )
+    with duckdb.connect() as connection:
+        connection.register("events", events)
+        connection.register("expected", PAYMENTS.run(connection))
+        connection.register("models", models)
+        names = ", ".join(name for name, _ in _MODEL.values())
+        query = f"""
+            SELECT payment_id, status, amount_minor, refunded_minor, attempts, side FROM (
+              SELECT *, 'log' AS side FROM (SELECT {names} FROM expected EXCEPT SELECT {names} FROM models)
+              UNION ALL
+              SELECT *, 'read model' FROM (SELECT {names} FROM models EXCEPT SELECT {names} FROM expected)
+            ) ORDER BY payment_id, side
+        """
+        found: dict[str, list[str]] = {}
+        for payment, status, amount, refunded, attempts, side in connection.execute(query).fetchall():
+            state = f"{side} {status} amount {amount} refunded {refunded} attempts {attempts}"
+            found.setdefault(payment, []).append(state)
+    return [
+        f"payment {payment!r}: {'; '.join(states)} (minor units)"
+        if len(states) == 2
+        else f"payment {payment!r}: only {states[0]} (minor units)"
+        for payment, states in list(found.items())[:10]
+    ]
+
+
+def read(
+    collection: Collection[Document],
+    query: Document,
+    columns: Mapping[str, tuple[str, Kind]],
+    session: ClientSession,
+) -> pa.Table:
+    """The documents as an Arrow table with the columns named; nulls of booleans are false."""
+    kinds = {path: kind for path, (_, kind) in columns.items()}
+    names = [name for name, _ in columns.values()]
+    # One empty part, so that there is a schema when nothing is found.
+    parts = [_table(b"", kinds, names)]
+    batches: Any = collection.find_raw_batches(query, session=session)
+    parts += [_table(batch, kinds, names) for batch in batches]
+    return pa.concat_tables(parts)
+
+
+def _table(stream: bytes, kinds: Mapping[str, Kind], names: list[str]) -> pa.Table:
+    arrays = decode(stream, documents(stream), kinds)
+    filled = [
+        array.fill_null(False) if kind is Kind.BOOL else array
+        for array, kind in zip(arrays.values(), kinds.values(), strict=True)
+    ]
+    return pa.Table.from_arrays(filled, names)
