@@ -1,0 +1,169 @@
+"""The commands an operator types in the root of the project, for real: dg, and dagster dev with its daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.instance.ref import InstanceRef
+
+from ledgerlake.application import LedgerLake
+from ledgerlake.settings import Settings
+from pipelines.positions import Positions, positions
+from tests.builders import insert_events, payment_history
+
+ROOT = Path(__file__).resolve().parents[2]
+DG = Path(sys.executable).with_name("dg")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def operator(environ: dict[str, str]) -> dict[str, str]:
+    """What an operator's shell has: nothing of ours but where the ledger is."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("DAGSTER")}
+    return kept | {"PATH": os.pathsep.join([str(DG.parent), os.environ.get("PATH", "")]), "COLUMNS": "120"}
+
+
+def run(*command: str, env: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def append(database: Any, events: int, after: int = 0) -> None:
+    insert_events(database, payment_history(seed=after + 1, events=events, after=after))
+
+
+def standing(settings: Settings) -> Positions:
+    with LedgerLake.open(settings) as ledger:
+        return positions(ledger)
+
+
+def test_dg_lists_and_checks_the_definitions(
+    operator: dict[str, str], require: Callable[[object, str], None]
+) -> None:
+    require(DG.exists(), "dg (pip install dagster-dg-cli)")
+    listed = json.loads(run(str(DG), "list", "defs", "--json", env=operator))
+    assert {asset["key"] for asset in listed["assets"]} >= {"event_lake", "billing_reports"}
+    assert [job["name"] for job in listed["jobs"]] == ["refresh_all"]
+    run(str(DG), "check", "defs", env=operator)
+
+
+def test_dg_launches_the_job_and_its_history_stays(
+    database: Any, settings: Settings, operator: dict[str, str], require: Callable[[object, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    require(DG.exists(), "dg (pip install dagster-dg-cli)")
+    append(database, 200)
+    run(str(DG), "launch", "--job", "refresh_all", env=operator)
+    assert not standing(settings).behind
+    monkeypatch.setenv("LEDGERLAKE_HOME", str(settings.home))
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(ROOT))) as instance:
+        [found] = instance.get_runs()
+    assert (found.job_name, found.status) == ("refresh_all", dg.DagsterRunStatus.SUCCESS)
+    assert not list(ROOT.glob(".tmp_dagster_home_*"))
+
+
+def test_dagster_dev_refreshes_when_events_arrive_and_again_when_a_run_is_killed(
+    database: Any, settings: Settings, operator: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEDGERLAKE_HOME", str(settings.home))
+    with (
+        dagster_dev(operator) as page,
+        dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(ROOT))) as instance,
+    ):
+        assert "dagster" in urllib.request.urlopen(page).read().decode().lower()  # noqa: S310
+        append(database, 500)
+        wait_for(lambda: not standing(settings).behind, 90, lambda: str(standing(settings)))
+        wait_for(lambda: all(each.is_finished for each in instance.get_runs()), 30)
+        assert [each.status for each in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS]
+
+        append(database, 300, after=500)
+        killed = wait_for(lambda: worker_of_a_run(instance), 60)
+        os.kill(killed[1], signal.SIGKILL)
+        wait_for(lambda: not standing(settings).behind, 120, lambda: str(standing(settings)))
+        found = instance.get_run_by_id(killed[0])
+        assert found is not None
+        assert found.status is dg.DagsterRunStatus.FAILURE
+    with LedgerLake.open(settings) as ledger:
+        assert ledger.verify().ok
+
+
+def worker_of_a_run(instance: dg.DagsterInstance) -> tuple[str, int] | None:
+    """A run at work, with the process that executes it."""
+    for found in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        for entry in instance.all_logs(found.run_id):
+            told = re.search(r"Executing steps in process \(pid: (\d+)\)", entry.message)
+            if told:
+                return found.run_id, int(told[1])
+    return None
+
+
+def wait_for(look: Callable[[], Any], seconds: float, tell: Callable[[], str] = str) -> Any:
+    """What `look` gives once it gives something; fails with what `tell` says after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {tell()}"
+        time.sleep(0.2)
+    return found
+
+
+class dagster_dev:  # noqa: N801
+    """`dagster dev` on a free loopback port: webserver, daemon and code server."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+
+    def __enter__(self) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions"]
+        self.log = Path(self.env["LEDGERLAKE_HOME"]) / "dagster-dev.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*command, "-h", "127.0.0.1", "-p", str(port)],
+                cwd=ROOT, env=self.env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        page = f"http://127.0.0.1:{port}/"
+        try:
+            wait_for(lambda: self._answers(page), 90, self.log.read_text)
+        except BaseException:
+            self.__exit__()
+            raise
+        return page
+
+    def _answers(self, page: str) -> bool:
+        assert self.process.poll() is None, self.log.read_text()[-3000:]
+        try:
+            return bool(urllib.request.urlopen(page + "server_info", timeout=2).status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def __exit__(self, *_: object) -> None:
+        # Its own session, so that nothing it started is left behind.
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()

@@ -1,0 +1,261 @@
+"""Runs of the job on a real MongoDB: all of it catches up, nothing is left behind, nothing wrong gets out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from ledgerlake.analyst import Lake
+from ledgerlake.application import LedgerLake
+from ledgerlake.settings import Settings
+from pipelines import runs
+from pipelines.definitions import build
+from pipelines.positions import Positions, positions
+from pipelines.resources import Ledger
+from pipelines.schedules import catch_up
+from pipelines.sensors import behind_the_log
+from tests.builders import insert_events, payment_history
+
+ASSETS = (
+    "payment_read_models",
+    "payment_statistics",
+    "payment_trends",
+    "event_lake",
+    "lake_statistics",
+    "lake_trends",
+    "billing_reports",
+    "payment_trends_notebook",
+)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def append(database: Any, events: int, after: int = 0) -> None:
+    insert_events(database, payment_history(seed=after + 1, events=events, after=after))
+
+
+def refresh(instance: dg.DagsterInstance, ledger: Ledger, **how: Any) -> dg.ExecuteInProcessResult:
+    job = build(ledger).resolve_job_def("refresh_all")
+    return job.execute_in_process(instance=instance, raise_on_error=False, **how)
+
+
+def standing(settings: Settings) -> Positions:
+    with LedgerLake.open(settings) as ledger:
+        return positions(ledger)
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    [found] = [
+        event.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(asset)
+    ]
+    return {name: value.value for name, value in found.metadata.items()}
+
+
+def look(instance: dg.DagsterInstance, settings: Settings) -> Any:
+    """What the sensor does now: a RunRequest, or the text of why it skips."""
+    context = dg.build_sensor_context(instance=instance, resources={"ledger": Ledger(settings)})
+    found = behind_the_log(context)
+    return found.skip_message if isinstance(found, dg.SkipReason) else found
+
+
+@pytest.mark.slow
+def test_a_run_brings_everything_to_the_head_and_the_next_finds_nothing_new(
+    database: Any, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    append(database, 900)
+    assert isinstance(look(instance, settings), dg.RunRequest)
+
+    first = refresh(instance, Ledger(settings))
+
+    assert first.success
+    assert standing(settings) == Positions(900, dict.fromkeys(ASSETS, 900))
+    for asset in ASSETS:
+        shown = metadata(first, asset)
+        assert (shown["position_from"], shown["position_to"], shown["events"]) == (0, 900, 900)
+        assert shown["lag"] == 0
+        assert shown["seconds"] >= 0
+    assert all(check.passed for check in first.get_asset_check_evaluations())
+    assert len(first.get_asset_check_evaluations()) == 8
+    totals = [metadata(first, asset)["totals"].records for asset in ASSETS[:6]]
+    assert all(each == totals[0] for each in totals)
+    assert [record.data["currency"] for record in totals[0]] == ["BHD", "EUR", "GBP", "JPY", "USD"]
+    page = (settings.notebooks_dir / "payment_trends.html").read_text()
+    assert "900 events, up to position 900" in page
+    assert look(instance, settings) == "Nothing new: everything is at 900, the head of the log."
+
+    second = refresh(instance, Ledger(settings))
+
+    assert second.success
+    for asset in ASSETS:
+        shown = metadata(second, asset)
+        assert (shown["position_from"], shown["position_to"], shown["events"]) == (900, 900, 0)
+    assert metadata(second, "payment_trends_notebook")["executed"] is False
+    told = [entry.user_message for entry in instance.all_logs(second.run_id)]
+    for asset in ASSETS:
+        assert f"{asset}: nothing new, at position 900 already." in told
+
+
+def test_the_analysts_payments_are_those_of_the_read_model(
+    database: Any, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    append(database, 700)
+    with LedgerLake.open(settings) as ledger:
+        ledger.refresh()
+    found = Lake.open(settings).payments().sort("payment_id").collect()
+    stored = list(database["payment_read_models"].find().sort("_id", 1))
+    names = {
+        "payment_id": "paymentId", "organization_id": "organizationId", "user_id": "userId",
+        "currency": "currency", "status": "status", "unreferenced": "unreferenced",
+        "amount_minor": "amountMinor", "refunded_minor": "refundedMinor", "net_minor": "netMinor",
+        "attempts": "attempts", "failures": "failures", "refunds": "refunds",
+        "last_failure_reason": "lastFailureReason", "first_at": "firstAt", "last_at": "lastAt",
+        "completed_at": "completedAt",
+    }  # fmt: skip
+    for column, name in names.items():
+        assert found[column].to_list() == [document[name] for document in stored], column
+
+
+@dataclass(frozen=True)
+class Interrupted(Ledger):
+    """Does something right before the ledger is opened for the n-th time."""
+
+    at: int = 0
+    act: Callable[[], None] = lambda: None
+    opened: list[int] = None  # type: ignore[assignment]
+
+    @contextmanager
+    def open(self) -> Iterator[LedgerLake]:
+        self.opened.append(1)
+        if len(self.opened) == self.at:
+            self.act()
+        with super().open() as ledger:
+            yield ledger
+
+
+def test_events_that_arrive_during_a_run_are_taken_at_the_next_look(
+    database: Any, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    append(database, 300)
+    arriving = Interrupted(settings, at=3, act=lambda: append(database, 200, after=300), opened=[])
+    but_the_notebook = [
+        dg.AssetKey(asset) for asset in ASSETS[:-1]
+    ]  # it takes seconds, and adds nothing here
+    assert refresh(instance, arriving, asset_selection=but_the_notebook).success
+
+    found = standing(settings)
+    assert found.head == 500
+    assert set(found.assets.values()) == {300, 500, 0}  # two were refreshed before the events came
+    assert isinstance(look(instance, settings), dg.RunRequest)
+    assert refresh(instance, Ledger(settings), asset_selection=but_the_notebook).success
+    assert list(standing(settings).behind) == ["payment_trends_notebook"]
+
+
+def test_a_tampered_read_model_is_named_and_nothing_is_published(
+    database: Any, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    append(database, 400)
+    with LedgerLake.open(settings) as ledger:
+        ledger.refresh()
+    append(database, 100, after=400)
+    victim = database["payment_statistics"].find_one({"currency": "EUR", "status": "completed"})
+    database["payment_statistics"].update_one({"_id": victim["_id"]}, {"$inc": {"totalMinor": 1}})
+
+    result = refresh(instance, Ledger(settings))
+
+    assert not result.success
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert [check.asset_key.to_user_string() for check in failed] == ["payment_statistics"]
+    assert victim["organizationId"] in failed[0].description
+    assert "EUR" in failed[0].description
+    published = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
+    assert "billing_reports" not in published
+    assert standing(settings).assets["billing_reports"] == 400
+
+
+def test_a_failed_run_is_tried_again_less_and_less_often_until_all_is_well(
+    database: Any, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    append(database, 100)
+    database["events"].delete_one({"position": 50})
+    assert not refresh(instance, Ledger(settings)).success
+    assert look(instance, settings).startswith("1 runs in a row failed: trying again in")
+    assert runs.seconds_to_wait(instance)[0] == pytest.approx(10, abs=5)
+    assert not refresh(instance, Ledger(settings)).success
+    assert runs.seconds_to_wait(instance)[0] == pytest.approx(20, abs=5)
+    assert runs.seconds_to_wait(instance, time.time() + 21) == (0.0, 2)
+
+
+def test_while_a_run_is_under_way_no_other_is_asked_for(
+    database: Any, settings: Settings, tmp_path: Path
+) -> None:
+    append(database, 10)
+    job = build(Ledger(settings)).resolve_job_def("refresh_all")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        run = instance.create_run_for_job(job)
+        assert f"Run {run.run_id[:8]} is at it" in look(instance, settings)
+        with dg.build_schedule_context(instance=instance) as context:
+            assert isinstance(catch_up(context), dg.SkipReason)
+
+        # Its machine goes down, and nothing is heard of it any more.
+        assert runs.run_under_way(instance, time.time() + runs.SILENT_SECONDS + 60) is None
+        after = instance.get_run_by_id(run.run_id)
+        assert after is not None
+        assert after.status is dg.DagsterRunStatus.FAILURE
+        with dg.build_schedule_context(instance=instance) as context:
+            assert isinstance(catch_up(context), dg.RunRequest)
+
+
+def test_an_error_is_told_with_its_remedy_and_not_tried_again_in_the_same_run(
+    database: Any, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    append(database, 100)
+    database["events"].delete_one({"position": 50})
+    result = refresh(instance, Ledger(settings))
+    failures = {
+        event.step_key: event.step_failure_data.user_failure_data
+        for event in result.all_events
+        if event.is_step_failure
+    }
+    lake = failures["event_lake"]
+    assert lake is not None
+    assert "position 50" in (lake.description or "")
+    assert "restore" in str(lake.metadata["remedy"].value)
+    assert not any(event.is_step_up_for_retry for event in result.all_events)
+
+
+def test_an_empty_log_is_a_success_and_the_page_says_what_to_do(
+    database: Any, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    assert look(instance, settings) == "Nothing new: everything is at 0, the head of the log."
+    result = refresh(instance, Ledger(settings))
+    assert result.success, [event.message for event in result.all_events if event.is_failure]
+    page = (settings.notebooks_dir / "payment_trends.html").read_text()
+    assert "There are no payments in" in page
+    assert "ledgerlake import FILE" in page
+
+
+def test_trends_of_the_lake_hold_every_movement_once(database: Any, settings: Settings) -> None:
+    append(database, 600)
+    with LedgerLake.open(settings) as ledger:
+        ledger.refresh()
+    lake = Lake.open(settings)
+    for granularity in ("day", "week", "month"):
+        trends = lake.trends(granularity)  # type: ignore[arg-type]
+        assert trends["count"].sum() == 600
+        table = lake.sql(f"SELECT * FROM payment_trends_{granularity} ORDER BY ALL")
+        same = trends.select("organization_id", "period", "currency", "status", "count", "total_minor")
+        assert same.sort(pl.all()).equals(table.select(same.columns).sort(pl.all()))

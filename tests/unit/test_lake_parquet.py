@@ -1,0 +1,186 @@
+"""Equal rows give equal bytes and hashes, and no flipped bit is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledgerlake.lake.errors import CorruptFileError
+from ledgerlake.lake.parquet import (
+    DeterministicWriter,
+    read_footer,
+    read_verified,
+    row_groups,
+    update_hash,
+    write_table,
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("event_id", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("amount", pa.decimal128(38, 4)),
+        pa.field("flag", pa.bool_()),
+        pa.field("day", pa.date32()),
+        pa.field("occurred_at", pa.timestamp("ms", tz="UTC")),
+        pa.field("exponent", pa.int8()),
+    ]
+)
+
+
+def row(i: int) -> dict[str, Any]:
+    return {
+        "position": i,
+        "event_id": f"{i * 7919:024x}",
+        "reason": None if i % 3 else f"why {i % 5}",
+        "amount": Decimal(i * i).scaleb(-4),
+        "flag": None if i % 7 == 0 else i % 2 == 0,
+        "day": date(2026, 1, 1 + i % 28),
+        "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "exponent": i % 4,
+    }
+
+
+def table(rows: int) -> pa.Table:
+    return pa.Table.from_pylist([row(i) for i in range(1, rows + 1)], SCHEMA)
+
+
+def digest(some: pa.Table) -> str:
+    found = hashlib.sha256()
+    for group in row_groups([some]):
+        update_hash(found, group)
+    return found.hexdigest()
+
+
+WHOLE = table(300)
+
+
+@given(st.lists(st.integers(0, 300), max_size=6))
+def test_the_hash_is_that_of_the_values_however_the_buffers_lie(cuts: list[int]) -> None:
+    bounds = [0, *sorted(cuts), 300]
+    parts = [WHOLE.slice(low, high - low) for low, high in pairwise(bounds)]
+    assert digest(pa.concat_tables(parts)) == digest(WHOLE)
+
+
+def test_the_hash_sees_every_value_and_every_null() -> None:
+    rows = WHOLE.to_pylist()
+    changes: dict[str, Any] = {
+        "position": 999,
+        "event_id": "0",
+        "reason": "",
+        "amount": Decimal("0.0001"),
+        "flag": False,
+        "day": date(2027, 1, 1),
+        "occurred_at": datetime(2026, 1, 1, 0, 0, 0, 1000, tzinfo=UTC),
+        "exponent": 9,
+    }
+    hashes = {digest(WHOLE)}
+    for name, value in changes.items():
+        for other in (value, None):
+            changed = [dict(each) for each in rows]
+            at = 6 if name == "flag" else 1  # a null flag becomes false; a null reason an empty text
+            changed[at][name] = other if changed[at][name] != other else value
+            hashes.add(digest(pa.Table.from_pylist(changed, SCHEMA)))
+    assert len(hashes) >= 1 + 2 * len(changes) - 2
+    moved = [dict(each) for each in rows]
+    moved[0]["event_id"], moved[1]["event_id"] = "ab", "c"
+    other = [dict(each) for each in rows]
+    other[0]["event_id"], other[1]["event_id"] = "a", "bc"
+    assert digest(pa.Table.from_pylist(moved, SCHEMA)) != digest(pa.Table.from_pylist(other, SCHEMA))
+
+
+@given(st.lists(st.integers(0, 300), max_size=5))
+def test_row_groups_have_the_size_asked_for_and_lose_nothing(cuts: list[int]) -> None:
+    bounds = [0, *sorted(cuts), 300]
+    parts = [WHOLE.slice(low, high - low) for low, high in pairwise(bounds)]
+    groups = list(row_groups(parts, 70))
+    assert [group.num_rows for group in groups] == [70, 70, 70, 70, 20]
+    assert pa.concat_tables(groups).equals(WHOLE)
+
+
+def write(path: Path, parts: list[pa.Table]) -> bytes:
+    writer = DeterministicWriter(path, SCHEMA)
+    for group in row_groups(parts):
+        writer.write(group)
+    writer.close({"position": "45000", "b": "2", "a": "1"})
+    return path.read_bytes()
+
+
+def test_equal_rows_give_equal_bytes_in_whatever_portions_and_in_another_process(tmp_path: Path) -> None:
+    big = table(45_000)
+    once = write(tmp_path / "a", [big])
+    chance = random.Random(5)
+    cuts = sorted(chance.randrange(45_000) for _ in range(9))
+    parts = [big.slice(low, high - low) for low, high in pairwise([0, *cuts, 45_000])]
+    assert write(tmp_path / "b", parts) == once
+    # Another process, with other hash seeds.
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from pathlib import Path\n"
+        "from tests.unit.test_lake_parquet import table, write\n"
+        "write(Path(sys.argv[1]), [table(45_000)])"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "c"), *sys.path],
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+    )
+    assert (tmp_path / "c").read_bytes() == once
+
+
+def test_no_flipped_bit_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_table(path, WHOLE, {"position": "300"})
+    assert read_verified(path, SCHEMA).equals(WHOLE)
+    assert read_footer(path).stated["position"] == "300"
+    whole = path.read_bytes()
+    chance = random.Random(11)
+    silent = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = read_verified(path, SCHEMA)
+        except CorruptFileError:
+            pass
+        else:
+            assert found.equals(WHOLE)  # the bit is one that says nothing, such as a statistic
+        try:
+            silent += not pq.read_table(path).replace_schema_metadata(None).equals(WHOLE)
+        except Exception:  # noqa: BLE001 - any failure of the plain reader counts as noticed
+            continue
+    assert silent > 0, "the damage would be read silently without the checks"
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -1, -200])
+def test_a_cut_off_file_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.parquet"
+    write_table(path, WHOLE, {})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CorruptFileError, match=r"a\.parquet"):
+        read_footer(path)
+    with pytest.raises(CorruptFileError, match=r"a\.parquet"):
+        read_verified(path, SCHEMA)
+
+
+def test_a_table_without_rows_is_a_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_table(path, SCHEMA.empty_table(), {"lines": "0"})
+    assert read_verified(path, SCHEMA).num_rows == 0
+    assert read_footer(path).stated["lines"] == "0"
