@@ -1,4 +1,4 @@
-"""The commands an operator types in the root of the project, for real: dg, and dagster dev with its daemon."""
+"""What an operator types in the root of the project, for real: dg, and dagster dev with its daemon."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_dagster_dev_refreshes_when_events_arrive_and_again_when_a_run_is_killed
         dagster_dev(operator) as page,
         dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(ROOT))) as instance,
     ):
-        assert "dagster" in urllib.request.urlopen(page).read().decode().lower()  # noqa: S310
+        assert "dagster" in urllib.request.urlopen(page).read().decode().lower()
         append(database, 500)
         wait_for(lambda: not standing(settings).behind, 90, lambda: str(standing(settings)))
         wait_for(lambda: all(each.is_finished for each in instance.get_runs()), 30)

@@ -8,91 +8,53 @@ the decimal amount is derived from them in Arrow.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from decimal import Decimal
+from contextlib import closing
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.errors import ConnectionFailure
 from pymongo.read_concern import ReadConcern
 
-from ledgerlake.domain.money import exponent
 from ledgerlake.errors import LedgerLakeError
-from ledgerlake.eventstore.bson_columns import Kind, WrongTypeError, decode, first_batch
+from ledgerlake.eventstore.bson_columns import first_batch
+from ledgerlake.eventstore.event_columns import (
+    AMOUNT,
+    PATHS,
+    SCHEMA,
+    MalformedEventError,
+    columns_to_read,
+    decode_events,
+    scale,
+    schema_of,
+    typed,
+)
 from ledgerlake.eventstore.transaction import COUNTER_ID
 
+__all__ = [
+    "AMOUNT",
+    "PATHS",
+    "SCHEMA",
+    "GapError",
+    "MalformedEventError",
+    "event_id_at",
+    "head",
+    "iter_columns",
+    "read_columns",
+    "scale",
+]
+
 Document: TypeAlias = dict[str, Any]
-
-_TIME: Final = pa.timestamp("ms", tz="UTC")
-AMOUNT: Final = pa.decimal128(38, 4)
-
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("event_id", pa.string(), nullable=False),
-        pa.field("payment_id", pa.string(), nullable=False),
-        pa.field("event_type", pa.string(), nullable=False),
-        pa.field("version", pa.int64(), nullable=False),
-        pa.field("occurred_at", _TIME, nullable=False),
-        pa.field("recorded_at", _TIME, nullable=False),
-        pa.field("amount_minor", pa.int64(), nullable=False),
-        pa.field("currency", pa.string(), nullable=False),
-        pa.field("exponent", pa.int8(), nullable=False),
-        pa.field("amount", AMOUNT, nullable=False),
-        pa.field("organization_id", pa.string(), nullable=False),
-        pa.field("user_id", pa.string()),
-        pa.field("correlation_id", pa.string(), nullable=False),
-        pa.field("causation_id", pa.string(), nullable=False),
-        pa.field("command_id", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("attempt", pa.int32()),
-        pa.field("unreferenced", pa.bool_(), nullable=False),
-        pa.field("schema_version", pa.int32(), nullable=False),
-    ]
-)
-
-# Column -> path in the document. `exponent` and `amount` are derived and have none.
-PATHS: Final[Mapping[str, str]] = {
-    "position": "position",
-    "event_id": "_id",
-    "payment_id": "aggregateId",
-    "event_type": "eventType",
-    "version": "version",
-    "occurred_at": "timestamp",
-    "recorded_at": "recordedAt",
-    "amount_minor": "eventData.amountMinor",
-    "currency": "eventData.currency",
-    "organization_id": "metadata.organizationId",
-    "user_id": "metadata.userId",
-    "correlation_id": "correlationId",
-    "causation_id": "causationId",
-    "command_id": "commandId",
-    "reason": "eventData.reason",
-    "attempt": "eventData.attempt",
-    "unreferenced": "eventData.unreferenced",
-    "schema_version": "schemaVersion",
-}
-_DERIVED: Final = frozenset({"exponent", "amount"})
-_KINDS: Final = {
-    pa.string(): Kind.STRING,
-    pa.bool_(): Kind.BOOL,
-    pa.int32(): Kind.INTEGER,
-    pa.int64(): Kind.INTEGER,
-    _TIME: Kind.DATE,
-}
 
 # Ranges of 10,000 documents (some 6 MB) fit one reply and the processor's cache. A third thread measured
 # slower: part of the decoding holds the interpreter's lock.
 RANGE_EVENTS: Final = 10_000
 THREADS: Final = 2
-
-_UNITS: Final = pa.array([Decimal(1).scaleb(-places) for places in range(5)], pa.decimal128(5, 4))
 
 # Replies as bytes: building a Python object per document would cost more than all the rest.
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
@@ -110,19 +72,6 @@ class GapError(LedgerLakeError):
         self.after = after
         self.up_to = up_to
         self.position = position
-
-
-class MalformedEventError(LedgerLakeError):
-    """An event lacks a required field, or holds a value of another type there."""
-
-    def __init__(self, position: int | None, field: str, detail: str) -> None:
-        where = f"at position {position}" if position is not None else "in the log"
-        super().__init__(
-            f"The event {where} has {detail} in field {field!r}.",
-            "Events are written by the event store only: repair or restore this event.",
-        )
-        self.position = position
-        self.field = field
 
 
 def head(db: Database[Document]) -> int:
@@ -156,7 +105,7 @@ def read_columns(
         ValueError: an unknown column, or a range that ends before it starts.
     """
     tables = list(iter_columns(db, after, up_to, max(up_to - after, 1), columns))
-    return tables[0] if tables else _arrow_schema(columns).empty_table()
+    return tables[0] if tables else schema_of(columns).empty_table()
 
 
 def iter_columns(
@@ -170,28 +119,20 @@ def iter_columns(
 
     Memory is bounded by one batch and four ranges of 10,000 events read ahead, however long the log is.
     """
-    wanted = _arrow_schema(columns)
+    wanted = schema_of(columns)
     if batch < 1 or up_to < after or after < 0:
         raise ValueError(f"Can not read positions {after + 1} to {up_to} in batches of {batch}.")
     parts: list[pa.Table] = []
     rows = 0
-    for part in _read_ahead(db, wanted, _ranges(after, up_to, batch)):
-        parts.append(part)
-        rows += part.num_rows
-        if rows == batch:
-            yield pa.concat_tables(parts)
-            parts, rows = [], 0
+    with closing(_read_ahead(db, wanted, _ranges(after, up_to, batch))) as ahead:
+        for part in ahead:
+            parts.append(part)
+            rows += part.num_rows
+            if rows == batch:
+                yield pa.concat_tables(parts)
+                parts, rows = [], 0
     if parts:
         yield pa.concat_tables(parts)
-
-
-def _arrow_schema(columns: Sequence[str] | None) -> pa.Schema:
-    if columns is None:
-        return SCHEMA
-    unknown = [name for name in columns if name not in SCHEMA.names]
-    if unknown or not columns:
-        raise ValueError(f"Unknown columns {unknown}: choose from {', '.join(SCHEMA.names)}.")
-    return pa.schema([SCHEMA.field(name) for name in columns])
 
 
 def _ranges(after: int, up_to: int, batch: int) -> Iterator[tuple[int, int]]:
@@ -204,7 +145,7 @@ def _ranges(after: int, up_to: int, batch: int) -> Iterator[tuple[int, int]]:
 
 def _read_ahead(
     db: Database[Document], wanted: pa.Schema, ranges: Iterator[tuple[int, int]]
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     pending: deque[Future[pa.Table]] = deque()
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="read-events")
     try:
@@ -228,10 +169,7 @@ def _read_range(db: Database[Document], wanted: pa.Schema, after: int, up_to: in
 
 
 def _read_once(db: Database[Document], wanted: pa.Schema, after: int, up_to: int) -> pa.Table:
-    names = ["position", *(name for name in wanted.names if name not in _DERIVED | {"position"})]
-    if _DERIVED & set(wanted.names):
-        names += [name for name in ("amount_minor", "currency") if name not in names]
-    kinds = {PATHS[name]: _kind(name) for name in names}
+    names = columns_to_read(wanted)
     parts: list[pa.Table] = []
     reached = after
     while reached < up_to:
@@ -239,15 +177,14 @@ def _read_once(db: Database[Document], wanted: pa.Schema, after: int, up_to: int
         starts = first_batch(reply)
         if not len(starts):
             break
-        arrays = _decode(reply, starts, kinds)
-        part = pa.Table.from_arrays(list(arrays.values()), names)
+        part = decode_events(reply, starts, names)
         parts.append(part)
         reached = part["position"][-1].as_py()
     if not parts:
         raise GapError(after, up_to, after + 1, "no event")
     found = pa.concat_tables(parts)
     _check_positions(found["position"], after, up_to)
-    return _typed(found, wanted)
+    return typed(found, wanted)
 
 
 def _reply(db: Database[Document], after: int, up_to: int) -> bytes:
@@ -267,26 +204,6 @@ def _reply(db: Database[Document], after: int, up_to: int) -> bytes:
     return bytes(reply["cursor"].raw)
 
 
-def _kind(name: str) -> Kind:
-    return Kind.OBJECT_ID if name == "event_id" else _KINDS[SCHEMA.field(name).type]
-
-
-def _decode(reply: bytes, starts: Any, kinds: Mapping[str, Kind]) -> dict[str, pa.Array]:
-    try:
-        return decode(reply, starts, kinds)
-    except WrongTypeError as error:
-        document = RawBSONDocument(_document(reply, int(starts[error.row])))
-        position = document.get("position")
-        where = position if isinstance(position, int) else None
-        raise MalformedEventError(where, error.path, f"a value of BSON type {error.found}") from error
-    except pa.ArrowInvalid as error:
-        raise MalformedEventError(None, "a text", f"bytes that are not UTF-8 ({error})") from error
-
-
-def _document(reply: bytes, start: int) -> bytes:
-    return reply[start : start + int.from_bytes(reply[start : start + 4], "little")]
-
-
 def _check_positions(positions: pa.ChunkedArray, after: int, up_to: int) -> None:
     found = positions.to_numpy()
     expected = np.arange(after + 1, up_to + 1)
@@ -298,55 +215,3 @@ def _check_positions(positions: pa.ChunkedArray, after: int, up_to: int) -> None
     doubled = at < len(found) and at > 0 and found[at] == found[at - 1]
     position = int(found[at]) if doubled else int(expected[at])
     raise GapError(after, up_to, position, "two events" if doubled else "no event")
-
-
-def _typed(found: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """The columns wanted, with types and without nulls as SCHEMA says."""
-    read = {name: found[name] for name in found.column_names}
-    if "unreferenced" in read:
-        read["unreferenced"] = pc.fill_null(read["unreferenced"], False)  # only true is ever stored
-    for name, values in read.items():
-        if values.null_count and not SCHEMA.field(name).nullable:
-            at = pc.index(pc.is_null(values), pa.scalar(True)).as_py()
-            raise MalformedEventError(read["position"][at].as_py(), PATHS[name], "no value")
-    if _DERIVED & set(wanted.names):
-        read["exponent"], read["amount"] = derive_amount(
-            read["amount_minor"], read["currency"], read["position"]
-        )
-    columns = []
-    for field in wanted:
-        values = read[field.name]
-        try:
-            columns.append(values if values.type == field.type else values.cast(field.type))
-        except pa.ArrowInvalid as error:
-            first = read["position"][0].as_py()
-            raise MalformedEventError(first, PATHS[field.name], f"or one after it has {error}") from error
-    return pa.Table.from_arrays(columns, schema=wanted)
-
-
-def derive_amount(
-    minor: pa.ChunkedArray, currency: pa.ChunkedArray, positions: pa.ChunkedArray
-) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """`exponent` (int8) and `amount` (decimal128(38, 4)) of int64 minor units, exact.
-
-    Raises:
-        MalformedEventError: a currency that is none of ISO 4217; names the first position that has it.
-    """
-    encoded = pc.dictionary_encode(currency).combine_chunks()
-    exponents: list[int] = []
-    for code in encoded.dictionary.to_pylist():
-        try:
-            exponents.append(exponent(code))
-        except LedgerLakeError as error:
-            at = pc.index(currency, pa.scalar(code)).as_py()
-            detail = f"the unknown currency {code!r}"
-            raise MalformedEventError(positions[at].as_py(), PATHS["currency"], detail) from error
-    places = pa.chunked_array([pa.array(exponents, pa.int8()).take(encoded.indices)])
-    return places, scale(minor, places)
-
-
-def scale(minor: pa.ChunkedArray, exponents: pa.ChunkedArray) -> pa.ChunkedArray:
-    """`minor` (int64) times 10^-exponent, as decimal128(38, 4), exact; null where `minor` is."""
-    # No currency of ISO 4217 has more than four decimals, so the product is exact with scale 4.
-    factors = _UNITS.take(exponents.combine_chunks())
-    return pc.multiply(minor.cast(pa.decimal128(19, 0)), factors).cast(AMOUNT)

@@ -56,7 +56,7 @@ class Definition:
         """The result on a connection that has the view `events`.
 
         Raises:
-            LakeError: a sum exceeds 64 bits.
+            LakeError: a sum exceeds 64 bits, or a required column has a null (an unknown event type).
         """
         return self.declare(connection.sql(self.sql, params=parameters).to_arrow_table())
 
@@ -78,6 +78,11 @@ class Definition:
                 raise LakeError(
                     f"{self.name}: a value of {wanted.name} does not fit {wanted.type} ({error})."
                 ) from error
+            if columns[-1].null_count and not wanted.nullable:
+                raise LakeError(
+                    f"{self.name}: {wanted.name} is unknown for some events.",
+                    "They are of a type that this version does not know: use the newer version.",
+                )
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 

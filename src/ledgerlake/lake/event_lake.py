@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import pyarrow as pa
 from pymongo.database import Database
 
-from ledgerlake.eventstore.columnar import event_id_at, head, iter_columns
+from ledgerlake.eventstore.columnar import event_id_at, head
 from ledgerlake.lake.errors import CorruptFileError, LakeError
 from ledgerlake.lake.files import remove_leftovers, write_once
-from ledgerlake.lake.parquet import ROW_GROUP
+from ledgerlake.lake.log_reader import LogReader, segment_rows
 from ledgerlake.lake.pinned import PinnedLake
 from ledgerlake.lake.segments import FORMAT, Segment, SegmentInfo, read_info, read_rows, write_segment
 
@@ -112,7 +111,7 @@ class EventLake:
         self._create_layout()
         remove_leftovers(self.events_dir)
         written = 0
-        log = _LogReader(db, target)
+        log = LogReader(db, target)
         try:
             for index in range(position // self.segment_size, -(-target // self.segment_size)):
                 segment = Segment.number(index, self.segment_size)
@@ -121,7 +120,7 @@ class EventLake:
                 if info is not None and index > position // self.segment_size:
                     self._check_same_log(db, [info], end)  # it lay behind a hole
                 if info is None or info.to < wanted:
-                    write_segment(self.events_dir, segment, _rows(log, segment, info, wanted))
+                    write_segment(self.events_dir, segment, segment_rows(log, segment, info, wanted))
                     written += 1
                 if on_progress is not None:
                     on_progress(wanted - position, target - position)
@@ -228,47 +227,3 @@ class EventLake:
             self.events_dir.mkdir(parents=True, exist_ok=True)
             write_once(self.root / "lake.json", (json.dumps(layout) + "\n").encode())
         self._check_layout()  # another process may have created it first, with another size
-
-
-def _rows(log: _LogReader, segment: Segment, info: SegmentInfo | None, wanted: int) -> Iterator[pa.Table]:
-    """The segment's rows up to `wanted`: from its file as far as that verifies, then from the log."""
-    after = segment.first - 1
-    if info is not None:
-        try:
-            kept = read_rows(info)
-        except CorruptFileError as damage:
-            _LOG.warning("%s It is written again from the log.", damage)
-        else:
-            yield kept
-            after += kept.num_rows
-    yield from log.read(after, wanted)
-
-
-class _LogReader:
-    """Consecutive stretches of the log from one stream: reading goes on while a file is written."""
-
-    def __init__(self, db: Database[Document], end: int) -> None:
-        self._db = db
-        self._end = end
-        self._stream: Generator[pa.Table, None, None] | None = None
-        self._rest: pa.Table | None = None
-        self._position = 0
-
-    def read(self, after: int, up_to: int) -> Iterator[pa.Table]:
-        if self._stream is None or self._position != after:
-            self.close()
-            self._stream = iter_columns(self._db, after, self._end, ROW_GROUP)
-            self._position = after
-        while self._position < up_to:
-            table = self._rest if self._rest is not None else next(self._stream)
-            part = table.slice(0, up_to - self._position)
-            rest = table.slice(part.num_rows)
-            self._rest = rest if rest.num_rows else None
-            self._position += part.num_rows
-            yield part
-
-    def close(self) -> None:
-        """Stop reading ahead."""
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = self._rest = None

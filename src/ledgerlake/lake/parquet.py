@@ -19,6 +19,9 @@ from ledgerlake.lake.errors import CorruptFileError
 ROW_GROUP: Final = 20_000
 PREFIX: Final = "ledgerlake."
 
+# What Arrow raises on damaged bytes, depending on where they lie (names of columns are decoded in Python).
+_UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError)
+
 # Ids that share long prefixes and values that grow along the file: delta encodings make events a third
 # smaller than plain ones, and cost less to write than dictionaries that overflow.
 _DELTA_NUMBERS: Final = ("position", "occurred_at", "recorded_at", "line")
@@ -111,7 +114,7 @@ def _value_bytes(values: Any) -> Iterator[Any]:
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     if values.null_count:
         yield pc.is_null(values).cast(pa.uint8()).to_numpy()
-        values = pc.fill_null(values, pa.scalar("" if pa.types.is_string(values.type) else 0, values.type))
+        values = pc.fill_null(values, _filler(values.type))
     if pa.types.is_string(values.type):
         yield pc.binary_length(values).to_numpy()
         offsets = np.frombuffer(values.buffers()[1], np.int32)[
@@ -124,6 +127,14 @@ def _value_bytes(values: Any) -> Iterator[Any]:
     elif len(values):
         width = values.type.bit_width // 8
         yield values.buffers()[1].slice(values.offset * width, len(values) * width)
+
+
+def _filler(kind: pa.DataType) -> pa.Scalar:
+    if pa.types.is_string(kind):
+        return pa.scalar("")
+    if pa.types.is_boolean(kind):
+        return pa.scalar(False)
+    return pa.scalar(0, pa.int32() if pa.types.is_date32(kind) else pa.int64()).cast(kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +154,11 @@ def read_footer(path: Path) -> Footer:
     """
     try:
         metadata = pq.read_metadata(path)
+        return Footer(metadata.num_rows, _stated(metadata.metadata))
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise CorruptFileError(f"{path} is not a readable Parquet file ({error}).") from error
-    return Footer(metadata.num_rows, _stated(metadata.metadata))
 
 
 def _stated(found: Mapping[bytes, bytes] | None) -> dict[str, str]:
@@ -173,7 +184,7 @@ def read_verified(path: Path, schema: pa.Schema) -> pa.Table:
             table = reader.read(use_threads=False)
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise CorruptFileError(f"{path} is damaged ({error}).") from error
     if not table.schema.equals(schema, check_metadata=False):
         raise CorruptFileError(f"{path} has other columns than this version writes.")

@@ -57,13 +57,15 @@ class PinnedLake:
 
         connection = duckdb.connect(
             config={
-                "TimeZone": "UTC",
                 # Spill beside the lake, not into whatever folder the process was started in.
                 "temp_directory": str(self.root / ".spill"),
                 # All that is needed is built in: never reach for the network.
                 "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
             }
         )
+        # As a statement: in the config it would be read before the built-in ICU is there.
+        connection.execute("SET TimeZone = 'UTC'")
         parts = []
         for number, source in enumerate(self._sources()):
             connection.register(f"part_{number}", source)

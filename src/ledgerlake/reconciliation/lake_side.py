@@ -1,11 +1,12 @@
-"""The Parquet lake against the log, its tables against its events, and the read side's detail against both."""
+"""The Parquet lake against the log, its tables against its events, the read side's detail against them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import pyarrow as pa
 
@@ -19,8 +20,8 @@ from ledgerlake.lake.segments import SegmentInfo, read_rows
 from ledgerlake.lake.tables import TABLES
 from ledgerlake.reconciliation.log import Log
 from ledgerlake.reconciliation.model import Check, Figure, Key, checked, described, differing
-from ledgerlake.reconciliation.payments import read
-from ledgerlake.reconciliation.read_side import as_of
+from ledgerlake.reconciliation.payments import differing_payments, read
+from ledgerlake.reconciliation.read_side import GROUPS_LOOKED_INTO, as_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,6 +38,33 @@ _TREND: Final = {
     "minMinor": ("min_minor", Kind.INTEGER),
     "maxMinor": ("max_minor", Kind.INTEGER),
 }
+
+
+class LakeViews:
+    """The lake as of the positions that are asked for, with one pin and connection each. Close after use."""
+
+    def __init__(self, lake: EventLake) -> None:
+        self.lake = lake
+        self._open = ExitStack()
+        self._known: dict[int, tuple[PinnedLake, duckdb.DuckDBPyConnection]] = {}
+
+    @contextmanager
+    def at(self, position: int) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection with the view `events` up to `position`; damage is told with the name of its file."""
+        if position not in self._known:
+            pinned = self.lake.pin(position)
+            self._known[position] = (pinned, self._open.enter_context(pinned.duckdb()))
+        pinned, connection = self._known[position]
+        with pinned.naming_damage():
+            yield connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
 
 
 def check_segments(lake: EventLake) -> Check:
@@ -56,39 +84,42 @@ def check_segments(lake: EventLake) -> Check:
     differences += [f"{path} is no segment of this lake, but a glob would read it" for path in foreign]
     behind = lake.files_behind_a_hole()
     differences += [f"{path} lies behind a missing or open segment: refresh the lake" for path in behind]
-    return checked("lake segments", f"{len(held):,} files undamaged", differences)
+    return checked(
+        "lake segments", f"{len(held):,} files: checksums, row hashes, positions, control sums", differences
+    )
 
 
-def check_events(log: Log, pinned: PinnedLake) -> Check:
+def check_events(log: Log, views: LakeViews, position: int) -> Check:
     """The lake's events against the log's, per organization, currency and outcome."""
     name = "lake events"
-    if pinned.position > log.head:
-        ahead = f"the lake is at position {pinned.position}, the log ends at {log.head}"
+    if position > log.head:
+        ahead = f"the lake is at position {position}, the log ends at {log.head}"
         return checked(name, "the lake is of another log", [ahead])
     differences = []
-    if pinned.position and log.event_id(pinned.position) != pinned.last_event_id:
-        differences.append(
-            f"the log has another event at position {pinned.position}: the lake is of another log"
-        )
-    with connected(pinned) as connection:
+    with views.at(position) as connection:
+        last = connection.execute(f"SELECT event_id FROM events WHERE position = {position}").fetchall()
+        if last != [(log.event_id(position),)] and position:
+            differences.append(
+                f"the log has another event at position {position}: the lake is of another log"
+            )
         rows = connection.execute(
-            "SELECT organization_id, currency, event_type, COUNT(*), SUM(CAST(amount_minor AS DECIMAL(38, 0)))"
-            " FROM events GROUP BY ALL"
+            "SELECT organization_id, currency, event_type, COUNT(*) AS events,"
+            " SUM(CAST(amount_minor AS DECIMAL(38, 0))) AS minor FROM events GROUP BY ALL"
         ).fetchall()
     actual: dict[Key, Figure] = {
         (organization, currency, EVENT_STATUS.get(kind, kind)): Figure(count, int(minor))
         for organization, currency, kind, count, minor in rows
     }
-    expected = log.at(pinned.position).figures
+    expected = log.at(position).figures
     differences += described(expected, actual, differing(expected, actual), "lake")
-    return checked(name, as_of(log, pinned.position), differences, expected, actual)
+    return checked(name, as_of(log, position), differences, expected, actual)
 
 
-def check_table(log: Log, lake: EventLake, path: str) -> Check:
+def check_table(log: Log, views: LakeViews, path: str) -> Check:
     """A table of the lake against its definition, computed anew from the events it claims to show."""
     definition = TABLES[path]
     name = f"lake {definition.name}"
-    file = lake.root / path
+    file = views.lake.root / path
     try:
         position = int(read_footer(file).stated["position"])
         found = read_verified(file, definition.schema)
@@ -96,13 +127,15 @@ def check_table(log: Log, lake: EventLake, path: str) -> Check:
         return checked(name, "not built yet", [])
     except KeyError:
         return checked(name, "unusable", [f"{file} does not say as of which position it is"])
-    with connected(lake.pin(position)) as connection:
+    with views.at(position) as connection:
         expected = definition.run(connection)
-    differences = [] if found.equals(expected) else _row_differences(definition, expected, found)
+    differences = []
+    if not found.equals(expected):
+        differences = _row_differences(definition, expected, found) or ["the rows are in another order"]
     return checked(name, as_of(log, position), differences)
 
 
-def check_states(log: Log, lake: EventLake, position: int) -> Check:
+def check_states(log: Log, views: LakeViews, position: int) -> Check:
     """Read models, counted by state, against every payment folded from the lake's events."""
     group = {
         "_id": {
@@ -124,7 +157,7 @@ def check_states(log: Log, lake: EventLake, position: int) -> Check:
         )
         for row in documents
     }
-    with connected(lake.pin(position)) as connection:
+    with views.at(position) as connection:
         table = STATES.run(connection)
     expected = {
         (row["organization_id"], row["status"], row["unreferenced"], row["currency"]): (
@@ -135,41 +168,39 @@ def check_states(log: Log, lake: EventLake, position: int) -> Check:
         for row in table.to_pylist()
     }
     differences = [
-        f"organization {key[0]!r}, {key[3]} {key[1]}{' (names no payment)' if key[2] else ''}: payments, amount"
-        f" and refunds in minor units are {expected.get(key, (0, 0, 0))} by their events,"
+        f"organization {key[0]!r}, {key[3]} {key[1]}{' (names no payment)' if key[2] else ''}:"
+        f" payments, amount and refunds (minor units) are {expected.get(key, (0, 0, 0))} by their events,"
         f" {actual.get(key, (0, 0, 0))} by the read models"
         for key in sorted({*expected, *actual}, key=str)
         if expected.get(key) != actual.get(key)
     ]
+    groups = dict.fromkeys(
+        (key[0], key[3]) for key in {*expected, *actual} if expected.get(key) != actual.get(key)
+    )
+    for organization, currency in sorted(groups)[:GROUPS_LOOKED_INTO]:
+        differences += differing_payments(log, organization, currency, position)
     return checked("payment states", f"{as_of(log, position)}, every payment folded again", differences)
 
 
-def check_trend_days(log: Log, lake: EventLake, position: int) -> Check:
+def check_trend_days(log: Log, views: LakeViews, position: int) -> Check:
     """Each day of the trends in MongoDB against the lake's events."""
     found = read(log.db["payment_trends"], {}, _TREND, log.session)
     columns = {name: found[name] for name in found.column_names}
     columns["period"] = columns.pop("day").cast(pa.date32())
     definition = TRENDS["day"]
     names = [name for name in definition.schema.names if name != "total"]
-    with connected(lake.pin(position)) as connection:
+    with views.at(position) as connection:
         expected = definition.run(connection).select(names)
     actual = pa.table(columns).select(names)
     differences = _row_differences(definition, expected, actual)
     return checked("payment trends by day", as_of(log, position), differences)
 
 
-@contextmanager
-def connected(pinned: PinnedLake) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection on the lake, closed after use; damage is told with the name of its file."""
-    with pinned.naming_damage(), pinned.duckdb() as connection:
-        yield connection
-
-
 def _row_differences(definition: Definition, expected: pa.Table, actual: pa.Table) -> list[str]:
     """Rows that only one of the tables has, in words, each with what identifies it."""
     import duckdb
 
-    with duckdb.connect(config={"TimeZone": "UTC"}) as connection:
+    with duckdb.connect() as connection:
         connection.register("expected", expected)
         connection.register("actual", actual)
         only = [
@@ -186,16 +217,10 @@ def _row_differences(definition: Definition, expected: pa.Table, actual: pa.Tabl
     for side, row in only:
         key = tuple(str(row[name]) for name in _KEYS if name in row)
         by_key.setdefault(key, []).append(f"{side} {_figures(row)}")
-    if not by_key and not expected.equals(actual) and expected.num_rows == actual.num_rows:
-        return [] if _same_rows(expected, actual) else [f"{definition.name} has other columns than declared"]
     return [f"{' '.join(key)}: {', '.join(sides)}" for key, sides in sorted(by_key.items())]
 
 
 _KEYS: Final = ("organization_id", "period", "currency", "status", "unreferenced")
-
-
-def _same_rows(expected: pa.Table, actual: pa.Table) -> bool:
-    return bool(expected.column_names == actual.column_names)
 
 
 def _figures(row: dict[str, Any]) -> str:

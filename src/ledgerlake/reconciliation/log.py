@@ -30,7 +30,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class LogFigures:
-    """The log up to a position: per key its figures and extent, and what the documents themselves get wrong."""
+    """The log up to a position: figures and extent per key, and what the documents get wrong."""
 
     position: int
     events: int
@@ -123,7 +123,7 @@ def check_positions(log: Log) -> Check:
         differences.append(f"positions run from {found.first} to {found.last}, not from 1 to {head}")
     if found.position_sum != head * (head + 1) // 2:
         differences.append("a position is missing or held twice: their sum is not that of 1 to the head")
-    return checked("log positions", f"gapless from 1 to {head:,}", differences)
+    return checked("log positions", f"the head is {head:,}", differences)
 
 
 def check_amounts(log: Log) -> Check:
@@ -131,7 +131,7 @@ def check_amounts(log: Log) -> Check:
     found = log.at(log.head)
     return checked(
         "log amounts",
-        f"minor units and decimals agree in {found.events:,} events",
+        f"minor units and decimals of {found.events:,} events",
         found.malformed,
         found.figures,
         found.figures,

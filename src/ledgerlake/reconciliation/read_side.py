@@ -13,7 +13,7 @@ from ledgerlake.reconciliation.payments import differing_payments
 
 _READ_MODELS, _STATISTICS, _TRENDS = "payment_read_models", "payment_statistics", "payment_trends"
 # Naming payments reads all events of an organization and currency: the worst few are enough to start with.
-_GROUPS_LOOKED_INTO = 3
+GROUPS_LOOKED_INTO = 3
 
 
 def positions(log: Log) -> dict[str, int]:
@@ -28,7 +28,7 @@ def check_read_models(log: Log, position: int) -> Check:
     actual, wrong = _read_model_figures(log)
     keys = differing(expected, actual)
     differences = described(expected, actual, keys, "read models") + wrong
-    for organization, currency in list(dict.fromkeys(key[:2] for key in keys))[:_GROUPS_LOOKED_INTO]:
+    for organization, currency in list(dict.fromkeys(key[:2] for key in keys))[:GROUPS_LOOKED_INTO]:
         differences += differing_payments(log, organization, currency, position)
     return checked("payment read models", as_of(log, position), differences, expected, actual)
 

@@ -8,9 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from ledgerlake.lake.errors import CorruptFileError
-from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.parquet import read_footer, read_verified
-from ledgerlake.reconciliation.lake_side import connected
+from ledgerlake.reconciliation.lake_side import LakeViews
 from ledgerlake.reconciliation.log import Log
 from ledgerlake.reconciliation.model import Check, checked
 from ledgerlake.reconciliation.read_side import as_of
@@ -19,7 +18,7 @@ from ledgerlake.reports.month import Month
 from ledgerlake.reports.refresh import read_checkpoint
 
 
-def check_reports(log: Log, lake: EventLake, reports: Path) -> Check:
+def check_reports(log: Log, views: LakeViews, reports: Path) -> Check:
     """Every report that the folder's checkpoint names: undamaged, lines = summary, and summary = lake.
 
     A report whose month had no event since it was written must equal the lake as of the checkpoint, too.
@@ -28,7 +27,7 @@ def check_reports(log: Log, lake: EventLake, reports: Path) -> Check:
     known = read_checkpoint(reports)
     if known.position == 0:
         return checked(name, "not built yet", [])
-    expected = _expected(lake, known.position, sorted(known.months))
+    expected = _expected(views, known.position, sorted(known.months))
     differences: list[str] = []
     count = 0
     for month, slugs in sorted(known.months.items()):
@@ -37,7 +36,7 @@ def check_reports(log: Log, lake: EventLake, reports: Path) -> Check:
             folder = reports / month / slug
             count += 1
             try:
-                rows += _read(folder, lake, known.position, month)
+                rows += _read(folder, views, known.position, month)
             except (CorruptFileError, FileNotFoundError) as error:
                 differences.append(str(error))
             except _Unequal as error:
@@ -47,11 +46,11 @@ def check_reports(log: Log, lake: EventLake, reports: Path) -> Check:
     return checked(name, f"{count:,} reports, {as_of(log, known.position)}", differences)
 
 
-class _Unequal(Exception):  # noqa: N818 - a finding, caught above
-    pass
+class _Unequal(Exception):
+    """A finding about one report."""
 
 
-def _read(folder: Path, lake: EventLake, position: int, month: str) -> list[dict[str, Any]]:
+def _read(folder: Path, views: LakeViews, position: int, month: str) -> list[dict[str, Any]]:
     """The report's summary rows as of `position`, or what the lake says if the report is newer and agrees."""
     itemised, summary = folder / "itemised.parquet", folder / "summary.parquet"
     stated = [read_footer(path).stated for path in (itemised, summary)]
@@ -66,13 +65,13 @@ def _read(folder: Path, lake: EventLake, position: int, month: str) -> list[dict
     if newer <= position:
         return rows
     organization = stated[0]["organization"]
-    if rows != [r for r in _expected(lake, newer, [month])[month] if r["organization_id"] == organization]:
+    if rows != [r for r in _expected(views, newer, [month])[month] if r["organization_id"] == organization]:
         raise _Unequal(f"the summary is not what the lake says as of position {newer}")
-    return [r for r in _expected(lake, position, [month])[month] if r["organization_id"] == organization]
+    return [r for r in _expected(views, position, [month])[month] if r["organization_id"] == organization]
 
 
-def _expected(lake: EventLake, position: int, months: list[str]) -> dict[str, list[dict[str, Any]]]:
-    with connected(lake.pin(position)) as connection:
+def _expected(views: LakeViews, position: int, months: list[str]) -> dict[str, list[dict[str, Any]]]:
+    with views.at(position) as connection:
         tables: dict[str, pa.Table] = {}
         for text in months:
             month = Month.parse(text)
@@ -89,7 +88,8 @@ def _summary_differences(
 
     one, other = keyed(expected), keyed(found)
     return [
-        f"{month}, organization {key[0]!r}, {key[1]}: lake {_text(one.get(key))}, report {_text(other.get(key))}"
+        f"{month}, organization {key[0]!r}, {key[1]}:"
+        f" lake {_text(one.get(key))}, report {_text(other.get(key))}"
         for key in sorted({*one, *other})
         if one.get(key) != other.get(key)
     ]

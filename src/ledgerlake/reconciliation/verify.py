@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pymongo.database import Database
 
@@ -14,9 +14,6 @@ from ledgerlake.lake.tables import TABLES
 from ledgerlake.reconciliation import lake_side, read_side, report_side
 from ledgerlake.reconciliation.log import Document, Log, check_amounts, check_positions
 from ledgerlake.reconciliation.model import Check, Verification, checked
-
-if TYPE_CHECKING:
-    from ledgerlake.lake.pinned import PinnedLake
 
 
 def verify(
@@ -40,48 +37,32 @@ def verify(
         except LedgerLakeError as error:
             checks.append(checked(name, "can not be checked", [str(error)]))
 
-    # Pinned before the snapshot is taken: so the lake can not be ahead of it.
-    pinned: PinnedLake | LedgerLakeError
-    try:
-        pinned = lake.pin()
-    except LedgerLakeError as error:
-        pinned = error
-    with db.client.start_session(snapshot=True) as session:
+    # Before the snapshot is taken: so the lake can not be ahead of it.
+    held = lake.position()
+    with db.client.start_session(snapshot=True) as session, lake_side.LakeViews(lake) as views:
         log = Log(db, session)
         at = read_side.positions(log)
+        payments, trends = at["payment_read_models"], at["payment_trends"]
         run("log positions", lambda: check_positions(log))
         run("log amounts", lambda: check_amounts(log))
-        run(
-            "payment read models",
-            lambda: read_side.check_read_models(log, at["payment_read_models"]),
-        )
+        run("payment read models", lambda: read_side.check_read_models(log, payments))
         run("payment statistics", lambda: read_side.check_statistics(log, at["payment_statistics"]))
-        run("payment trends", lambda: read_side.check_trends(log, at["payment_trends"]))
+        run("payment trends", lambda: read_side.check_trends(log, trends))
         run("lake segments", lambda: lake_side.check_segments(lake))
-        if isinstance(pinned, LedgerLakeError):
-            checks.append(checked("lake events", "can not be read", [str(pinned)]))
-        else:
-            held = pinned.position
-            at["event_lake"] = held
-            run("lake events", lambda: lake_side.check_events(log, pinned))
-            for path, definition in TABLES.items():
-                run(f"lake {definition.name}", lambda path=path: lake_side.check_table(log, lake, path))
-            if at["payment_read_models"] <= held:
-                run(
-                    "payment states",
-                    lambda: lake_side.check_states(log, lake, at["payment_read_models"]),
-                )
-            if at["payment_trends"] <= held:
-                run(
-                    "payment trends by day",
-                    lambda: lake_side.check_trend_days(log, lake, at["payment_trends"]),
-                )
-            if reports is not None:
-                run("billing reports", lambda: report_side.check_reports(log, lake, reports))
-        head = log.head
+        run("lake events", lambda: lake_side.check_events(log, views, held))
+        for path, definition in TABLES.items():
+            run(f"lake {definition.name}", partial(lake_side.check_table, log, views, path))
+        # These need the lake's events up to the checkpoint; where it is behind, the sums must do.
+        if payments <= held:
+            run("payment states", lambda: lake_side.check_states(log, views, payments))
+        if trends <= held:
+            run("payment trends by day", lambda: lake_side.check_trend_days(log, views, trends))
+        if reports is not None:
+            run("billing reports", lambda: report_side.check_reports(log, views, reports))
+    at["event_lake"] = held
     if up_to is not None:
         late = [
             f"{name} is at {position}, not at {up_to}" for name, position in at.items() if position < up_to
         ]
         checks.append(checked("up to date", f"every layer has reached position {up_to:,}", late))
-    return Verification(all(check.ok for check in checks), head, tuple(checks))
+    return Verification(all(check.ok for check in checks), log.head, tuple(checks))

@@ -39,57 +39,57 @@ class Organization:
 
 ORGANIZATIONS = (
     Organization(
-        "alpine-outdoor", 60, 0.25, (("EUR", 0.9), ("GBP", 0.1)),
+        "alpine-outdoor", 60, 0.70, (("EUR", 0.9), ("GBP", 0.1)),
         ((1900, 24900), (4900, 64900)), 0.055, 0.075,
         utc_offset=1, customers=5200,
     ),
     Organization(
-        "bluebird-books", 45, 0.10, (("GBP", 0.85), ("EUR", 0.15)),
+        "bluebird-books", 45, 0.40, (("GBP", 0.85), ("EUR", 0.15)),
         ((599, 3999), (899, 899), (1299, 1299)), 0.045, 0.030,
         customers=4100, weekend=0.75,
     ),
     Organization(
-        "cedar-health", 26, 0.15, (("USD", 1.0),),
+        "cedar-health", 26, 0.30, (("USD", 1.0),),
         ((4500, 32000), (12000, 12000)), 0.060, 0.018,
         hours=OFFICE_HOURS, utc_offset=-5, weekend=0.15, customers=2300,
     ),
     Organization(
-        "delta-freight", 11, 0.05, (("USD", 0.7), ("EUR", 0.3)),
+        "delta-freight", 11, 0.15, (("USD", 0.7), ("EUR", 0.3)),
         ((48000, 980000), (150000, 2400000)), 0.035, 0.020,
         hours=OFFICE_HOURS, utc_offset=-6, weekend=0.08, customers=190,
     ),
     Organization(
-        "evergreen-energy", 38, 0.08, (("EUR", 1.0),),
+        "evergreen-energy", 38, 0.20, (("EUR", 1.0),),
         ((5200, 18900), (7900, 7900), (11900, 11900)), 0.085, 0.012,
         hours=RENEWAL_HOURS, utc_offset=1, weekend=0.7, customers=6400,
     ),
     Organization(
-        "fjord-travel", 24, 0.60, (("EUR", 0.5), ("GBP", 0.3), ("USD", 0.2)),
+        "fjord-travel", 24, 1.60, (("EUR", 0.5), ("GBP", 0.3), ("USD", 0.2)),
         ((12900, 189000), (39000, 420000)), 0.075, 0.140,
         utc_offset=1, weekend=0.8, customers=2900,
     ),
     Organization(
-        "gulf-logistics", 14, 0.30, (("BHD", 0.75), ("USD", 0.25)),
+        "gulf-logistics", 14, 0.70, (("BHD", 0.75), ("USD", 0.25)),
         ((9500, 260000),), 0.050, 0.025,
         hours=OFFICE_HOURS, utc_offset=3, weekend=0.2, weekend_days=GULF_WEEKEND, customers=260,
     ),
     Organization(
-        "hinode-games", 52, 0.45, (("JPY", 1.0),),
+        "hinode-games", 52, 1.20, (("JPY", 1.0),),
         ((80, 800), (320, 320), (640, 640), (2000, 6400)), 0.070, 0.022,
         utc_offset=9, weekend=0.85, customers=7600,
     ),
     Organization(
-        "iris-fashion", 42, 0.20, (("EUR", 0.7), ("GBP", 0.3)),
+        "iris-fashion", 42, 0.60, (("EUR", 0.7), ("GBP", 0.3)),
         ((1499, 18900), (2999, 39900)), 0.058, 0.165,
         utc_offset=1, weekend=0.7, customers=4700,
     ),
     Organization(
-        "juniper-software", 30, 0.55, (("USD", 0.7), ("EUR", 0.3)),
+        "juniper-software", 30, 1.30, (("USD", 0.7), ("EUR", 0.3)),
         ((1200, 1200), (2900, 2900), (9900, 9900), (49900, 49900)), 0.095, 0.025,
         hours=RENEWAL_HOURS, utc_offset=-8, weekend=0.65, customers=3300,
     ),
     Organization(
-        "kumo-hosting", 20, 0.35, (("JPY", 0.8), ("USD", 0.2)),
+        "kumo-hosting", 20, 0.80, (("JPY", 0.8), ("USD", 0.2)),
         ((660, 660), (1320, 1320), (3000, 48000)), 0.050, 0.010,
         hours=RENEWAL_HOURS, utc_offset=9, weekend=0.7, customers=1700,
     ),
@@ -99,12 +99,12 @@ ORGANIZATIONS = (
         weekend=0.7, customers=3900,
     ),
     Organization(
-        "manama-market", 22, 0.25, (("BHD", 1.0),),
+        "manama-market", 22, 0.70, (("BHD", 1.0),),
         ((350, 9900), (1200, 24000)), 0.065, 0.040,
         utc_offset=3, weekend=0.7, weekend_days=GULF_WEEKEND, customers=1500,
     ),
     Organization(
-        "nimbus-mobile", 16, 3.00, (("USD", 1.0),),
+        "nimbus-mobile", 16, 5.00, (("USD", 1.0),),
         ((999, 999), (1999, 1999), (4999, 99900)), 0.090, 0.045,
         utc_offset=-5, weekend=0.6, customers=5100, since_day=45,
     ),

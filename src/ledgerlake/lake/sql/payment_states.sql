@@ -1,5 +1,5 @@
--- What payments have come to, per organization, state and currency. {payments} is the text that folds every
--- payment from its events (payments.sql). Amounts are minor units of the currency.
+-- What payments have come to, per organization, state and currency. The mark below stands
+-- for payments.sql, which folds every payment from its events. Amounts are minor units of the currency.
 WITH payments AS (
 {payments}
 )

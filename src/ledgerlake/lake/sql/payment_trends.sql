@@ -1,5 +1,5 @@
--- Movements per organization, period, currency and outcome. The caller puts day, week (from Monday) or
--- month for {granularity}; the session's time zone, which decides where a day begins, is UTC.
+-- Movements per organization, period, currency and outcome. The mark below stands for day, week (from
+-- Monday) or month; the session's time zone, which decides where a day begins, is UTC.
 -- Reads the view `events`. Amounts are minor units of the currency.
 WITH movements AS (
   SELECT

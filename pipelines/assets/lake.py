@@ -1,0 +1,118 @@
+"""The Parquet lake: the event log, and the tables made of it."""
+
+# No `from __future__ import annotations`: Dagster reads the type of `context` as an object, not as text.
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pipelines.assets.read_models import events
+from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, plainly, signs_of_life
+from pipelines.resources import Ledger
+
+
+@dg.asset(
+    deps=[events],
+    group_name="lake",
+    kinds={"parquet"},
+    owners=OWNERS,
+    pool="event_lake",
+    retry_policy=TRY_AGAIN,
+    description="The event log as Parquet files of fixed position ranges. Full files never change; the "
+    "last one is replaced in one step until it is full.",
+)
+def event_lake(
+    context: dg.AssetExecutionContext, ledger: dg.ResourceParam[Ledger]
+) -> dg.MaterializeResult[None]:
+    from ledgerlake.eventstore.columnar import head
+    from pipelines.totals import of_lake
+
+    started = time.monotonic()
+    with plainly(), ledger.open() as opened:
+        lake = opened.lake
+        moved = lake.refresh(opened.db, on_progress=signs_of_life(context))
+        metadata = advanced(
+            context,
+            name="event_lake",
+            position_from=moved.from_position,
+            position_to=moved.to_position,
+            head=head(opened.db),
+            seconds=time.monotonic() - started,
+            rows=moved.to_position,
+            totals=of_lake(lake),
+            segments=len(lake.segments()),
+            segments_written=moved.segments_written,
+            bytes=sum(segment.path.stat().st_size for segment in lake.segments()),
+            folder=dg.MetadataValue.path(lake.events_dir),
+        )
+    return dg.MaterializeResult(metadata=metadata)
+
+
+def _table(name: str, description: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        name,
+        deps=[event_lake],
+        group_name="lake",
+        kinds={"parquet", "duckdb"},
+        owners=OWNERS,
+        description=description,
+    )
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    from pipelines.totals import of_rows
+
+    # Statistics and daily trends both hold every movement once; states and longer periods repeat them.
+    [main] = [path for name in _MAIN if (path := folder / name).exists()]
+    rows = pq.read_table(main, columns=["currency", "status", "total_minor"]).to_pylist()
+    files = sorted(folder.glob("*.parquet"))
+    return {
+        "rows": len(rows),
+        "totals": of_rows(rows),
+        "files": [path.name for path in files],
+        "bytes": sum(path.stat().st_size for path in files),
+        "folder": dg.MetadataValue.path(folder),
+    }
+
+
+_MAIN = ("payment_statistics.parquet", "payment_trends_day.parquet")
+
+
+@dg.multi_asset(
+    specs=[
+        _table("lake_statistics", "Statistics of movements, and states of payments, as Parquet."),
+        _table("lake_trends", "Movements per organization, day, week and month, as Parquet."),
+    ],
+    pool="lake_tables",
+    retry_policy=TRY_AGAIN,
+)
+def lake_tables(
+    context: dg.AssetExecutionContext, ledger: dg.ResourceParam[Ledger]
+) -> Iterator[dg.MaterializeResult[None]]:
+    from ledgerlake.eventstore.columnar import head
+    from ledgerlake.lake.tables import refresh_tables
+    from pipelines.positions import positions
+
+    started = time.monotonic()
+    with plainly(), ledger.open() as opened:
+        before = positions(opened).assets
+        done = refresh_tables(opened.lake)
+        seconds = time.monotonic() - started
+        for name, part in (("lake_statistics", "statistics"), ("lake_trends", "trends")):
+            written = [path.name for path in done.files if path.parent.name == part]
+            metadata = advanced(
+                context,
+                name=name,
+                position_from=min(before[name], done.position),
+                position_to=done.position,
+                head=head(opened.db),
+                seconds=seconds,
+                **_contents(opened.lake.root / part),
+                written=written,
+            )
+            yield dg.MaterializeResult(asset_key=name, metadata=metadata)

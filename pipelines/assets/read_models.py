@@ -1,0 +1,75 @@
+"""The event log and the read models in MongoDB."""
+
+# No `from __future__ import annotations`: Dagster reads the type of `context` as an object, not as text.
+
+import time
+
+import dagster as dg
+
+from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, plainly, signs_of_life
+from pipelines.resources import Ledger
+
+events = dg.AssetSpec(
+    "events",
+    group_name="event_store",
+    kinds={"mongodb"},
+    owners=OWNERS,
+    description="The event log of payments, append-only, with a gapless position. Written by commands, "
+    "not by Dagster: everything else here follows from it.",
+)
+
+
+def _read_model(name: str, description: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=name,
+        deps=[events],
+        group_name="read_models",
+        kinds={"mongodb", "polars"},
+        owners=OWNERS,
+        pool=name,
+        retry_policy=TRY_AGAIN,
+        description=description,
+    )
+    def read_model(
+        context: dg.AssetExecutionContext, ledger: dg.ResourceParam[Ledger]
+    ) -> dg.MaterializeResult[None]:
+        from ledgerlake.eventstore.columnar import head
+        from ledgerlake.projections import PROJECTIONS, advance
+        from pipelines.totals import of_read_model
+
+        started = time.monotonic()
+        with plainly(), ledger.open() as opened:
+            moved = advance(
+                opened.db,
+                PROJECTIONS[name],
+                batch=ledger.settings.projection_batch,
+                on_progress=signs_of_life(context),
+            )
+            metadata = advanced(
+                context,
+                name=name,
+                position_from=moved.from_position,
+                position_to=moved.to_position,
+                head=head(opened.db),
+                seconds=time.monotonic() - started,
+                rows=opened.db[name].estimated_document_count(),
+                totals=of_read_model(opened.db, name),
+                batches=moved.batches,
+            )
+        return dg.MaterializeResult(metadata=metadata)
+
+    return read_model
+
+
+payment_read_models = _read_model(
+    "payment_read_models",
+    "The present state of every payment: status, amount, what was refunded, attempts. One document each.",
+)
+payment_statistics = _read_model(
+    "payment_statistics",
+    "Per organization, status and currency: count, total, average, least and most of all movements.",
+)
+payment_trends = _read_model(
+    "payment_trends",
+    "Per organization, day (UTC), currency and status: count and total of the day's movements.",
+)

@@ -1,0 +1,102 @@
+"""What a materialization shows, how it says that it is still alive, and how it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from ledgerlake.errors import LedgerLakeError
+
+OWNERS = ["team:payments-platform"]
+
+# A server that restarts or fails over is back within seconds. What LedgerLake itself refuses is not tried
+# again in the same run (see `plainly`): the sensor tries the whole run again, less and less often.
+TRY_AGAIN = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)
+
+_SECONDS_BETWEEN_SIGNS_OF_LIFE = 10.0
+
+Totals = Mapping[str, tuple[int, int]]
+"""Gross and refunds of a currency in minor units."""
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Show an error that LedgerLake raises on purpose as its own text rather than as a traceback."""
+    try:
+        yield
+    except LedgerLakeError as error:
+        remedy = {"remedy": error.remedy} if error.remedy else {}
+        raise dg.Failure(str(error), metadata=remedy, allow_retries=False) from error
+
+
+def signs_of_life(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
+    """A progress callback that logs now and then: a run that is silent for long is taken for dead."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_SIGNS_OF_LIFE:
+            last = now
+            context.log.info(f"{done:,} of {total:,}")
+
+    return report
+
+
+def advanced(
+    context: dg.AssetExecutionContext,
+    *,
+    name: str,
+    position_from: int,
+    position_to: int,
+    head: int,
+    seconds: float,
+    rows: int | None = None,
+    totals: Totals | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Metadata of an asset that moved from one position to another; numbers plot over time by themselves.
+
+    `rows` is the size of the whole asset. Logs in a sentence what was done, also when that is nothing.
+    """
+    events = position_to - position_from
+    if events:
+        context.log.info(f"{name}: {events:,} new events, position {position_from:,} to {position_to:,}.")
+    else:
+        context.log.info(f"{name}: nothing new, at position {position_to:,} already.")
+    shown: dict[str, Any] = {
+        "position_from": position_from,
+        "position_to": position_to,
+        "events": events,
+        "lag": max(0, head - position_to),
+        "seconds": round(seconds, 3),
+        **more,
+    }
+    if rows is not None:
+        shown["dagster/row_count"] = rows
+    if totals is not None:
+        shown["totals"] = totals_table(totals)
+    return shown
+
+
+def totals_table(totals: Totals) -> dg.TableMetadataValue:
+    """Gross, refunds and net per currency, exact, in units of the currency."""
+    from ledgerlake.charts.measures import exact  # brings plotly along, which loading definitions can spare
+
+    records = [
+        dg.TableRecord(
+            {
+                "currency": currency,
+                "gross": exact(gross, currency),
+                "refunds": exact(refunds, currency),
+                "net": exact(gross - refunds, currency),
+            }
+        )
+        for currency, (gross, refunds) in sorted(totals.items())
+    ]
+    columns = [dg.TableColumn(name) for name in ("currency", "gross", "refunds", "net")]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))

@@ -1,0 +1,69 @@
+"""Gross and refunds per currency, from wherever an asset keeps them. Integers of minor units throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ledgerlake.domain.money import exponent
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+    from ledgerlake.lake.event_lake import EventLake
+    from ledgerlake.reports import BillingTotals
+    from pipelines.materialization import Totals
+
+_GROSS, _REFUNDS = ("PaymentProcessed", "completed"), ("PaymentRefunded", "refunded")
+
+
+def of_read_model(db: Database[dict[str, Any]], name: str) -> Totals:
+    """From payment_read_models, payment_statistics or payment_trends."""
+    if name == "payment_read_models":
+        gross: Any = {"$cond": [{"$ne": ["$completedAt", None]}, "$amount", 0]}
+        refunds: Any = "$refunded"
+    else:
+        gross, refunds = (
+            {"$cond": [{"$eq": ["$status", status]}, "$total", 0]} for status in ("completed", "refunded")
+        )
+    # Decimal128 has 34 digits: where a sum of longs would turn into a double, this stays exact.
+    sums = {"_id": "$currency", "gross": {"$sum": gross}, "refunds": {"$sum": refunds}}
+    return {
+        found["_id"]: (_minor(found["gross"], found["_id"]), _minor(found["refunds"], found["_id"]))
+        for found in db[name].aggregate([{"$group": sums}])
+    }
+
+
+def of_lake(lake: EventLake) -> Totals:
+    """From the control sums in the footers of the segments; reads no event."""
+    return _of(
+        (currency, kind, minor)
+        for segment in lake.segments()
+        for (currency, kind), (_, minor) in segment.totals.items()
+    )
+
+
+def of_rows(rows: Iterable[dict[str, Any]]) -> Totals:
+    """From rows with currency, status and total_minor, as statistics and trends have them."""
+    return _of((row["currency"], row["status"], row["total_minor"]) for row in rows)
+
+
+def of_billing(totals: Iterable[BillingTotals]) -> Totals:
+    """From the totals of billing reports."""
+    return {each.currency: (each.gross_minor, each.refunded_minor) for each in totals}
+
+
+def _of(amounts: Iterable[tuple[str, str, int]]) -> Totals:
+    totals: dict[str, tuple[int, int]] = {}
+    for currency, kind, minor in amounts:
+        gross, refunds = totals.get(currency, (0, 0))
+        totals[currency] = (
+            gross + (minor if kind in _GROSS else 0),
+            refunds + (minor if kind in _REFUNDS else 0),
+        )
+    return totals
+
+
+def _minor(amount: Any, currency: str) -> int:
+    value = amount.to_decimal() if hasattr(amount, "to_decimal") else amount
+    return int(value * 10 ** exponent(currency))

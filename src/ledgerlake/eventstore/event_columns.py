@@ -1,0 +1,193 @@
+"""The columns of an event: names, types, where each lies in the document, and how amounts are derived."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from bson.raw_bson import RawBSONDocument
+
+from ledgerlake.domain.money import exponent
+from ledgerlake.errors import LedgerLakeError
+from ledgerlake.eventstore.bson_columns import Ints, Kind, WrongTypeError, decode
+
+_TIME: Final = pa.timestamp("ms", tz="UTC")
+AMOUNT: Final = pa.decimal128(38, 4)
+
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("payment_id", pa.string(), nullable=False),
+        pa.field("event_type", pa.string(), nullable=False),
+        pa.field("version", pa.int64(), nullable=False),
+        pa.field("occurred_at", _TIME, nullable=False),
+        pa.field("recorded_at", _TIME, nullable=False),
+        pa.field("amount_minor", pa.int64(), nullable=False),
+        pa.field("currency", pa.string(), nullable=False),
+        pa.field("exponent", pa.int8(), nullable=False),
+        pa.field("amount", AMOUNT, nullable=False),
+        pa.field("organization_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("correlation_id", pa.string(), nullable=False),
+        pa.field("causation_id", pa.string(), nullable=False),
+        pa.field("command_id", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("attempt", pa.int32()),
+        pa.field("unreferenced", pa.bool_(), nullable=False),
+        pa.field("schema_version", pa.int32(), nullable=False),
+    ]
+)
+
+# Column -> path in the document. `exponent` and `amount` are derived and have none.
+PATHS: Final[Mapping[str, str]] = {
+    "position": "position",
+    "event_id": "_id",
+    "payment_id": "aggregateId",
+    "event_type": "eventType",
+    "version": "version",
+    "occurred_at": "timestamp",
+    "recorded_at": "recordedAt",
+    "amount_minor": "eventData.amountMinor",
+    "currency": "eventData.currency",
+    "organization_id": "metadata.organizationId",
+    "user_id": "metadata.userId",
+    "correlation_id": "correlationId",
+    "causation_id": "causationId",
+    "command_id": "commandId",
+    "reason": "eventData.reason",
+    "attempt": "eventData.attempt",
+    "unreferenced": "eventData.unreferenced",
+    "schema_version": "schemaVersion",
+}
+_DERIVED: Final = frozenset({"exponent", "amount"})
+_DERIVED_FROM: Final = ("amount_minor", "currency")
+_KINDS: Final = {
+    pa.string(): Kind.STRING,
+    pa.bool_(): Kind.BOOL,
+    pa.int32(): Kind.INTEGER,
+    pa.int64(): Kind.INTEGER,
+    _TIME: Kind.DATE,
+}
+
+_UNITS: Final = pa.array([Decimal(1).scaleb(-places) for places in range(5)], pa.decimal128(5, 4))
+
+
+class MalformedEventError(LedgerLakeError):
+    """An event lacks a required field, or holds a value of another type there."""
+
+    def __init__(self, position: int | None, field: str, detail: str) -> None:
+        where = f"at position {position}" if position is not None else "in the log"
+        super().__init__(
+            f"The event {where} has {detail} in field {field!r}.",
+            "Events are written by the event store only: repair or restore this event.",
+        )
+        self.position = position
+        self.field = field
+
+
+def schema_of(columns: Sequence[str] | None) -> pa.Schema:
+    """SCHEMA, or the part of it with these columns in this order.
+
+    Raises:
+        ValueError: an unknown column, or none.
+    """
+    if columns is None:
+        return SCHEMA
+    unknown = [name for name in columns if name not in SCHEMA.names]
+    if unknown or not columns:
+        raise ValueError(f"Unknown columns {unknown}: choose from {', '.join(SCHEMA.names)}.")
+    return pa.schema([SCHEMA.field(name) for name in columns])
+
+
+def columns_to_read(wanted: pa.Schema) -> tuple[str, ...]:
+    """Columns that the documents must give for `wanted`: the position first, nothing derived."""
+    names = ["position", *(name for name in wanted.names if name not in _DERIVED | {"position"})]
+    if _DERIVED & set(wanted.names):
+        names += [name for name in _DERIVED_FROM if name not in names]
+    return tuple(names)
+
+
+def decode_events(reply: bytes, starts: Ints, names: Iterable[str]) -> pa.Table:
+    """The documents that start at `starts` as a table of these columns, with nulls and int64 for integers.
+
+    Raises:
+        MalformedEventError: a value of another type.
+    """
+    kinds = {PATHS[name]: _kind(name) for name in names}
+    try:
+        return pa.Table.from_arrays(list(decode(reply, starts, kinds).values()), list(names))
+    except WrongTypeError as error:
+        document = RawBSONDocument(_document(reply, int(starts[error.row])))
+        position = document.get("position")
+        where = position if isinstance(position, int) else None
+        raise MalformedEventError(where, error.path, f"a value of BSON type {error.found}") from error
+    except pa.ArrowInvalid as error:
+        raise MalformedEventError(None, "a text", f"bytes that are not UTF-8 ({error})") from error
+
+
+def _document(reply: bytes, start: int) -> bytes:
+    return reply[start : start + int.from_bytes(reply[start : start + 4], "little")]
+
+
+def _kind(name: str) -> Kind:
+    return Kind.OBJECT_ID if name == "event_id" else _KINDS[SCHEMA.field(name).type]
+
+
+def typed(found: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """The columns wanted, typed as SCHEMA says, with what is derived.
+
+    Raises:
+        MalformedEventError: a null in a required column, an integer that does not fit, an unknown currency.
+    """
+    read = {name: found[name] for name in found.column_names}
+    if "unreferenced" in read:
+        read["unreferenced"] = pc.fill_null(read["unreferenced"], False)  # only true is ever stored
+    for name, values in read.items():
+        if values.null_count and not SCHEMA.field(name).nullable:
+            at = pc.index(pc.is_null(values), pa.scalar(True)).as_py()
+            raise MalformedEventError(read["position"][at].as_py(), PATHS[name], "no value")
+    if _DERIVED & set(wanted.names):
+        read["exponent"], read["amount"] = derive_amount(
+            read["amount_minor"], read["currency"], read["position"]
+        )
+    columns = []
+    for field in wanted:
+        values = read[field.name]
+        try:
+            columns.append(values if values.type == field.type else values.cast(field.type))
+        except pa.ArrowInvalid as error:
+            first = read["position"][0].as_py()
+            raise MalformedEventError(first, PATHS[field.name], f"or one after it has {error}") from error
+    return pa.Table.from_arrays(columns, schema=wanted)
+
+
+def derive_amount(
+    minor: pa.ChunkedArray, currency: pa.ChunkedArray, positions: pa.ChunkedArray
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """`exponent` (int8) and `amount` (decimal128(38, 4)) of int64 minor units, exact.
+
+    Raises:
+        MalformedEventError: a currency that is none of ISO 4217; names the first position that has it.
+    """
+    encoded = pc.dictionary_encode(currency).combine_chunks()
+    exponents: list[int] = []
+    for code in encoded.dictionary.to_pylist():
+        try:
+            exponents.append(exponent(code))
+        except LedgerLakeError as error:
+            at = pc.index(currency, pa.scalar(code)).as_py()
+            detail = f"the unknown currency {code!r}"
+            raise MalformedEventError(positions[at].as_py(), PATHS["currency"], detail) from error
+    places = pa.chunked_array([pa.array(exponents, pa.int8()).take(encoded.indices)])
+    return places, scale(minor, places)
+
+
+def scale(minor: pa.ChunkedArray, exponents: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`minor` (int64) times 10^-exponent, as decimal128(38, 4), exact; null where `minor` is."""
+    # No currency of ISO 4217 has more than four decimals, so the product is exact with scale 4.
+    factors = _UNITS.take(exponents.combine_chunks())
+    return pc.multiply(minor.cast(pa.decimal128(19, 0)), factors).cast(AMOUNT)
