@@ -193,6 +193,18 @@ class LedgerLake:
         refresh_billing(self.lake, self.settings.reports_dir)
         return done
 
+    def reset_projection(self, name: str) -> None:
+        """Empty a projection's read model; the next refresh fills it. Queries see it empty until then.
+
+        Raises:
+            ProjectionError: there is no projection of that name.
+        """
+        from ledgerlake.projections import PROJECTIONS, ProjectionError, reset
+
+        if name not in PROJECTIONS:
+            raise ProjectionError(f"There is no projection {name!r}.", f"There are {', '.join(PROJECTIONS)}.")
+        reset(self.db, PROJECTIONS[name])
+
     def status(self) -> LedgerStatus:
         """The head of the log, each checkpoint, and how many events each part is behind."""
         from ledgerlake.projections import PROJECTIONS, checkpoint

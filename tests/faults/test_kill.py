@@ -28,12 +28,12 @@ PROGRAMS = {
     "with LedgerLake.open() as ledger: ledger.import_file(Path(sys.argv[1]))",
     "refresh": "from ledgerlake.application import LedgerLake\n"
     "with LedgerLake.open() as ledger: ledger.refresh()",
-    "dagster": "import dagster as dg\nfrom pipelines.definitions import defs\n"
-    "job = defs().resolve_job_def('refresh_all') if callable(defs) else defs.resolve_job_def('refresh_all')\n"
-    "assert job.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False).success",
+    "dagster": "import dagster as dg\nfrom pipelines.definitions import build\n"
+    "job = build().resolve_job_def('refresh_all')\n"
+    "assert job.execute_in_process(instance=dg.DagsterInstance.ephemeral()).success",
 }
 # How long each takes to do its work here, start of the interpreter included, in seconds: kills fall within.
-SPAN = {"import": (0.3, 2.5), "refresh": (0.5, 3.0), "dagster": (1.5, 8.0)}
+SPAN = {"import": (0.3, 1.8), "refresh": (0.5, 3.0), "dagster": (2.0, 9.0)}
 
 
 def totals(database: Database[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -89,7 +89,8 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
         process.send_signal(signal.SIGKILL)
         killed[kind] += process.wait() == -signal.SIGKILL
     print(f"killed in mid-work, of {KILLS}: {dict(killed)}")
-    assert sum(killed.values()) >= 15, "most of the processes ended before their kill: nothing was shown"
+    missed = {kind: count for kind, count in KILLS.items() if killed[kind] < count / 3}
+    assert not missed, f"most of these ended before their kill, so nothing was shown: {missed}"
 
     own = Settings(settings.home, settings.mongodb_uri, settings.database, segment_size=700)
     with LedgerLake.open(own) as ledger:

@@ -114,6 +114,17 @@ def test_tables_for_people_show_what_json_shows(tool: Tool, words: list[str]) ->
     ) in text
 
 
+def test_a_projection_is_filled_anew_on_request(tool: Tool, database: Db) -> None:
+    tool("process", "p1", *PAY)
+    tool("refresh")
+    database["payment_statistics"].update_many({}, {"$set": {"count": 99}})
+    parts = tool.json("refresh", "--rebuild", "payment_statistics")
+    assert {p["name"]: p["events"] for p in parts}["payment_statistics"] == 1
+    assert tool.json("statistics")["rows"][0]["count"] == 1
+    with pytest.raises(LedgerLakeError, match="payment_trends"):
+        tool("refresh", "--rebuild", "everything")
+
+
 def test_a_refused_command_exits_1_and_says_why(tool: Tool, database: Db) -> None:
     refused = tool.json("refund", "nobody", *PAY[:6], exit_code=1)
     assert refused["rejected"] == "unknown_payment"

@@ -39,24 +39,20 @@ def test_the_tour_runs_as_it_is_written(tmp_path: Path, environ: dict[str, str])
     assert {words[1] for words in tour} >= {"simulate", "import", "refresh", "status", "report", "verify"}
     python = blocks(README, "python")
     assert len(python) == 2
-    # The server that the tour stops at its end is not ours to stop.
-    for words in [
-        *(words for words in tour if words[1:] != ["mongo", "stop"]),
-        *(["-", code] for code in python),
-    ]:
-        command = [*LEDGERLAKE, *words[1:]] if words[0] == "ledgerlake" else [sys.executable, "-c", words[1]]
+    commands = [[*LEDGERLAKE, *words[1:]] for words in tour] + [
+        [sys.executable, "-c", code] for code in python
+    ]
+    for command in commands:
         done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
-        assert done.stdout, words
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert done.stdout, command
 
 
-def test_every_command_of_the_tool_is_known_to_the_readme_or_says_what_it_does() -> None:
+def test_the_readme_leaves_out_no_command_of_the_tool() -> None:
     from ledgerlake.cli import app
 
     text = README.read_text("utf-8")
-    names = {command.name for command in app.registered_commands} | {
-        group.name for group in app.registered_groups
-    }
+    names = {each.name for each in (*app.registered_commands, *app.registered_groups)}
     assert {name for name in names if f"ledgerlake {name}" not in text} == set()
 
 
@@ -83,9 +79,8 @@ def test_the_picture_is_light() -> None:
 
 
 def test_every_test_that_a_guarantee_names_exists() -> None:
-    named = re.findall(
-        r"(tests/[\w/]+\.py)(?:::(\w+))?", (REPOSITORY / "docs/guarantees.md").read_text("utf-8")
-    )
+    page = (REPOSITORY / "docs/guarantees.md").read_text("utf-8")
+    named = re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", page)
     assert len(named) > 30
     for path, test in named:
         source = (REPOSITORY / path).read_text("utf-8")
@@ -119,13 +114,8 @@ def test_every_column_and_field_is_documented() -> None:
     from ledgerlake.reports.billing_definition import ITEMISED_FILE, SUMMARY
 
     page = (REPOSITORY / "docs/data-dictionary.md").read_text("utf-8")
-    schemas = [
-        SCHEMA,
-        STATES.schema,
-        STATISTICS.schema,
-        ITEMISED_FILE,
-        *(each.schema for each in TRENDS.values()),
-    ]
+    trends = (each.schema for each in TRENDS.values())
+    schemas = [SCHEMA, STATES.schema, STATISTICS.schema, ITEMISED_FILE, *trends]
     names = {name for schema in schemas for name in schema.names} | set(COLLECTIONS)
     names |= {name for name in SUMMARY.schema.names if not name.endswith("_minor")}
     assert {name for name in names if f"`{name}`" not in page and name not in COLLECTIONS} == set()

@@ -164,11 +164,19 @@ def _dispatch(
     )
 
 
-def refresh(json: AsJson = False) -> None:
+def refresh(
+    rebuild: Annotated[
+        list[str] | None,
+        typer.Option(help="Empty this projection first, and fill it from the start of the log. Repeatable."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
     """Bring projections, lake, tables and billing reports up to the head of the log, without Dagster."""
     from ledgerlake.application import LedgerLake
 
     with LedgerLake.open() as ledger, progress_bar(quiet=json) as bar:
+        for name in rebuild or ():
+            ledger.reset_projection(name)
         done = ledger.refresh(lambda p: bar(p.name, p.done, p.total))
     if json:
         print_json(done)

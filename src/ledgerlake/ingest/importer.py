@@ -21,7 +21,7 @@ from ledgerlake.domain.payment import Command, CommandRejected
 from ledgerlake.ingest.parse import parse_command
 from ledgerlake.ingest.rejections_file import RejectionsFile
 from ledgerlake.ingest.rows import BrokenFile, Row, open_rows
-from ledgerlake.lake.files import write_atomically
+from ledgerlake.lake.files import remove_leftovers, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ def import_file(
     digest = _digest(path)
     folder = imports_dir / f"{path.name}-{digest[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     summary = ImportSummary(
         file=str(path.resolve()),
         digest=digest,

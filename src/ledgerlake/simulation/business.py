@@ -29,6 +29,7 @@ DEFAULT_DAYS = 180
 DEFAULT_COMMANDS = 61_000
 LAST_DAY = date(2026, 6, 30)
 
+VERSION = 1  # another one whenever the same arguments come to mean other commands
 GROWTH_DAYS = 180  # Organization.growth is per so many days
 INCIDENT_LOAD = 1.2  # retries make an incident's day busier
 
@@ -55,7 +56,8 @@ def simulate(
             f"Can't simulate {commands} commands in {days} days.", "Ask for at least 1 of each."
         )
     # Ids carry what decides the content, so two different simulations in one ledger never share an id.
-    tag = hashlib.sha256(f"{seed}/{days}/{commands}/{last_day.isoformat()}".encode()).hexdigest()[:6]
+    content = f"{VERSION}/{seed}/{days}/{commands}/{last_day.isoformat()}"
+    tag = hashlib.sha256(content.encode()).hexdigest()[:6]
     rng = Random(seed)
     first_day = last_day - timedelta(days=days - 1)
     dates = [first_day + timedelta(days=day) for day in range(days)]

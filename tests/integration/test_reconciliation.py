@@ -1,0 +1,361 @@
+"""verify: in order when everything agrees, and any figure that is changed anywhere is found and named."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from bson import Decimal128, Int64
+from pymongo.database import Database
+
+from ledgerlake.lake.event_lake import EventLake
+from ledgerlake.lake.parquet import read_footer, write_table
+from ledgerlake.lake.segments import Segment, write_segment
+from ledgerlake.lake.tables import TABLES, refresh_tables
+from ledgerlake.projections import PROJECTIONS, advance
+from ledgerlake.reconciliation import Verification, verify
+from ledgerlake.reports import refresh_billing
+from tests.builders import insert_events, payment_history
+
+Db = Database[dict[str, Any]]
+
+
+class Ledger:
+    """A log with everything that follows from it."""
+
+    def __init__(self, db: Db, folder: Path) -> None:
+        self.db = db
+        self.lake = EventLake(folder / "lake", 400)
+        self.reports = folder / "reports"
+
+    def refresh(self) -> None:
+        for projection in PROJECTIONS.values():
+            advance(self.db, projection)
+        self.lake.refresh(self.db)
+        refresh_tables(self.lake)
+        refresh_billing(self.lake, self.reports)
+
+    def verify(self, up_to: int | None = None) -> Verification:
+        return verify(self.db, EventLake(self.lake.root, 400), up_to, self.reports)
+
+
+@pytest.fixture
+def ledger(database: Db, tmp_path: Path) -> Ledger:
+    insert_events(database, payment_history(1, 1_500, payments=250))
+    made = Ledger(database, tmp_path)
+    made.refresh()
+    return made
+
+
+def failing(found: Verification) -> dict[str, str]:
+    assert found.ok == all(check.ok for check in found.checks)
+    return {check.name: "\n".join(check.differences) for check in found.checks if not check.ok}
+
+
+def test_everything_agrees_and_says_its_totals(ledger: Ledger) -> None:
+    found = ledger.verify()
+    assert found.ok, failing(found)
+    assert found.head == 1_500
+    names = [check.name for check in found.checks]
+    assert len(names) == len(set(names)) == 15
+    statistics = next(check for check in found.checks if check.name == "payment statistics")
+    assert statistics.expected == statistics.actual
+    counted = sum(each["count"] for by_status in statistics.expected.values() for each in by_status.values())
+    assert counted == 1_500
+    assert all("1,500" in check.detail for check in found.checks if check.name.startswith("payment"))
+
+
+def test_an_empty_ledger_is_in_order(database: Db, tmp_path: Path) -> None:
+    found = verify(database, EventLake(tmp_path / "lake", 400), 0, tmp_path / "reports")
+    assert found.ok, failing(found)
+
+
+def test_a_log_from_which_nothing_was_made_yet_is_in_order_but_not_up_to_date(
+    database: Db, tmp_path: Path
+) -> None:
+    insert_events(database, payment_history(2, 50))
+    lake = EventLake(tmp_path / "lake", 400)
+    found = verify(database, lake, reports=tmp_path / "reports")
+    assert found.ok, failing(found)
+    assert {"not built yet"} <= {check.detail for check in found.checks}
+    assert list(failing(verify(database, lake, up_to=50))) == ["up to date"]
+
+
+def test_each_layer_is_compared_as_of_its_own_checkpoint(ledger: Ledger) -> None:
+    insert_events(ledger.db, payment_history(3, 300, after=1_500))
+    advance(ledger.db, PROJECTIONS["payment_read_models"], batch=100, up_to=1_600)
+    advance(ledger.db, PROJECTIONS["payment_trends"])
+    ledger.lake.refresh(ledger.db, up_to=1_700)
+    found = ledger.verify()
+    assert found.ok, failing(found)
+    details = {check.name: check.detail for check in found.checks}
+    assert "1,600, 200 behind" in details["payment read models"]
+    assert "1,500, 300 behind" in details["payment statistics"]
+    assert details["payment trends"] == "as of position 1,800"
+    assert "1,700, 100 behind" in details["lake events"]
+    assert list(failing(ledger.verify(up_to=1_700))) == ["up to date"]
+
+
+def test_appends_and_refreshes_meanwhile_do_not_disturb(ledger: Ledger) -> None:
+    done = threading.Event()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        after = 1_500
+        try:
+            while not done.is_set():
+                insert_events(ledger.db, payment_history(after, 40, after=after))
+                after += 40
+                ledger.refresh()
+        except BaseException as error:  # noqa: BLE001 - told below
+            errors.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        for _ in range(6):
+            found = ledger.verify()
+            assert found.ok, failing(found)
+    finally:
+        done.set()
+        worker.join()
+    assert errors == []
+    assert ledger.verify().ok
+
+
+def _one(db: Db, collection: str, query: dict[str, Any]) -> dict[str, Any]:
+    found = db[collection].find_one(query, sort=[("_id", 1)])
+    assert found is not None
+    return found
+
+
+def test_a_changed_event_is_found_in_every_layer_and_the_payment_is_named(ledger: Ledger) -> None:
+    one = _one(ledger.db, "events", {"eventType": "PaymentProcessed", "eventData.currency": "BHD"})
+    ledger.db["events"].update_one({"_id": one["_id"]}, {"$inc": {"eventData.amountMinor": Int64(1)}})
+    found = failing(ledger.verify())
+    assert set(found) == {
+        "log amounts", "payment read models", "payment statistics", "payment trends", "lake events",
+    }  # fmt: skip
+    named = f"organization {one['metadata']['organizationId']!r}, BHD completed"
+    assert all(named in text for text in found.values())
+    assert one["aggregateId"] in found["payment read models"]
+
+
+def test_an_event_changed_with_its_decimal_is_found_too(ledger: Ledger) -> None:
+    one = _one(ledger.db, "events", {"eventType": "PaymentFailed", "eventData.currency": "EUR"})
+    change = {"eventData.amountMinor": Int64(1_000_000), "eventData.amount": Decimal128("10000.00")}
+    ledger.db["events"].update_one({"_id": one["_id"]}, {"$set": change})
+    found = failing(ledger.verify())
+    assert set(found) >= {"payment statistics", "payment trends", "lake events"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda db: db["events"].delete_one({"position": 700}), "log positions"),
+        (lambda db: db["events"].update_one({"position": 700}, {"$set": {"position": Int64(5_000)}}), "log positions"),
+        (lambda db: db["counters"].update_one({"_id": "events"}, {"$inc": {"position": 1}}), "log positions"),
+        (
+            lambda db: db["events"].update_one({"position": 700}, {"$set": {"eventData.amountMinor": 12.0}}),
+            "log amounts",
+        ),
+        (
+            lambda db: db["events"].update_one({"position": 700}, {"$set": {"eventType": "Other"}}),
+            "log amounts",
+        ),
+        (
+            lambda db: db["events"].update_one({"position": 700}, {"$set": {"eventData.currency": "XYZ"}}),
+            "log amounts",
+        ),
+    ],
+)  # fmt: skip
+def test_a_log_that_was_tampered_with_is_found(
+    ledger: Ledger, change: Callable[[Db], object], said: str
+) -> None:
+    change(ledger.db)
+    assert said in failing(ledger.verify())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"$inc": {"amountMinor": Int64(5)}},
+        {"$inc": {"refundedMinor": Int64(5)}},
+        {"$inc": {"netMinor": Int64(5)}},
+        {"$set": {"amount": Decimal128("1.23")}},
+        {"$inc": {"failures": 1}},
+        {"$inc": {"attempts": 1}},
+        {"$set": {"status": "refunded"}},
+        {"$set": {"status": "failed"}},
+        {"$set": {"organizationId": "org 99"}},
+        {"$set": {"currency": "CHF"}},
+    ],
+)
+def test_a_changed_read_model_is_found(ledger: Ledger, change: dict[str, Any]) -> None:
+    one = _one(ledger.db, "payment_read_models", {"status": "partially_refunded", "currency": {"$ne": "CHF"}})
+    ledger.db["payment_read_models"].update_one({"_id": one["_id"]}, change)
+    found = failing(ledger.verify())
+    assert set(found) & {"payment read models", "payment states"}
+    assert set(found) <= {"payment read models", "payment states"}
+    if (next(iter(change)) == "$inc" and "netMinor" not in change["$inc"]) or "status" in change.get(
+        "$set", {}
+    ):
+        assert one["_id"] in "".join(found.values())
+
+
+def test_payments_that_swap_their_amounts_within_a_state_change_no_sum_but_their_absence_does(
+    ledger: Ledger,
+) -> None:
+    one = _one(ledger.db, "payment_read_models", {"status": "completed"})
+    ledger.db["payment_read_models"].delete_one({"_id": one["_id"]})
+    assert one["_id"] in failing(ledger.verify())["payment read models"]
+
+
+def test_at_most_ten_payments_of_a_group_are_named(ledger: Ledger) -> None:
+    ledger.db["payment_read_models"].update_many(
+        {"organizationId": "org 1", "currency": "EUR"}, {"$inc": {"amountMinor": Int64(1)}}
+    )
+    said = failing(ledger.verify())["payment read models"]
+    assert 1 <= said.count("payment '") <= 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"$inc": {"count": Int64(1)}},
+        {"$inc": {"totalMinor": Int64(1)}},
+        {"$set": {"total": Decimal128("1.23")}},
+        {"$set": {"average": Decimal128("1.23")}},
+        {"$inc": {"minMinor": Int64(-1)}},
+        {"$inc": {"maxMinor": Int64(1)}},
+        {"$set": {"max": Decimal128("1.23")}},
+        {"$set": {"firstAt": datetime(2001, 1, 1, tzinfo=UTC)}},
+        {"$set": {"lastAt": datetime(2051, 1, 1, tzinfo=UTC)}},
+    ],
+)
+def test_a_changed_statistic_is_found_and_named(ledger: Ledger, change: dict[str, Any]) -> None:
+    one = _one(ledger.db, "payment_statistics", {"status": "completed"})
+    ledger.db["payment_statistics"].update_one({"_id": one["_id"]}, change)
+    found = failing(ledger.verify())
+    assert list(found) == ["payment statistics"]
+    assert (
+        f"organization {one['organizationId']!r}, {one['currency']} completed" in found["payment statistics"]
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"$inc": {"count": Int64(1)}}, {"$inc": {"totalMinor": Int64(1)}}, {"$inc": {"minMinor": Int64(-1)}}],
+)
+def test_a_changed_trend_is_found_and_its_day_named(ledger: Ledger, change: dict[str, Any]) -> None:
+    one = _one(ledger.db, "payment_trends", {"status": "refunded"})
+    ledger.db["payment_trends"].update_one({"_id": one["_id"]}, change)
+    found = failing(ledger.verify())
+    assert set(found) <= {"payment trends", "payment trends by day"}
+    assert f"{one['day'].date()} {one['currency']} refunded" in found["payment trends by day"]
+
+
+def test_an_amount_that_moves_to_another_day_is_found_though_the_sums_stay(ledger: Ledger) -> None:
+    one = _one(ledger.db, "payment_trends", {"status": "completed"})
+    moved = {**one, "_id": "moved", "day": one["day"] - timedelta(days=1_000)}
+    ledger.db["payment_trends"].delete_one({"_id": one["_id"]})
+    ledger.db["payment_trends"].insert_one(moved)
+    assert list(failing(ledger.verify())) == ["payment trends by day"]
+
+
+def test_a_flipped_byte_in_a_segment_is_found_and_the_file_named(ledger: Ledger) -> None:
+    path = ledger.lake.segments()[1].path
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
+    assert path.name in failing(ledger.verify())["lake segments"]
+
+
+def test_a_segment_with_other_rows_but_valid_checksums_is_found(ledger: Ledger) -> None:
+    segment = Segment.number(1, 400)
+    path = ledger.lake.events_dir / segment.name
+    frame = pl.read_parquet(path).with_columns(
+        pl.when(pl.col("position") == 500)
+        .then(pl.col("amount_minor") + 1)
+        .otherwise(pl.col("amount_minor"))
+        .alias("amount_minor")
+    )
+    table = frame.to_arrow().cast(ledger.lake.pin(0).duckdb().sql("FROM events").to_arrow_table().schema)
+    path.unlink()
+    from ledgerlake.eventstore.columnar import SCHEMA
+
+    write_segment(ledger.lake.events_dir, segment, [table.cast(SCHEMA)])
+    found = failing(ledger.verify())
+    assert "lake segments" not in found
+    assert "lake events" in found
+    assert set(found) >= {"lake payment_statistics", "payment trends by day"}
+
+
+def test_a_lost_segment_is_found(ledger: Ledger) -> None:
+    ledger.lake.segments()[0].path.unlink()
+    found = failing(ledger.verify())
+    assert "behind a missing" in found["lake segments"]
+
+
+def test_a_stray_parquet_file_among_the_segments_is_found(ledger: Ledger) -> None:
+    (ledger.lake.events_dir / "copy.parquet").write_bytes(ledger.lake.segments()[0].path.read_bytes())
+    assert "copy.parquet" in failing(ledger.verify())["lake segments"]
+
+
+@pytest.mark.parametrize("path", list(TABLES))
+def test_a_changed_table_of_the_lake_is_found_and_the_row_named(ledger: Ledger, path: str) -> None:
+    file = ledger.lake.root / path
+    rows = pl.read_parquet(file).to_dicts()
+    rows[2]["count"] += 1
+    import pyarrow as pa
+
+    stated = {key: value for key, value in read_footer(file).stated.items() if key != "row_hash"}
+    write_table(file, pa.Table.from_pylist(rows, TABLES[path].schema), stated)
+    found = failing(ledger.verify())
+    assert list(found) == [f"lake {TABLES[path].name}"]
+    assert rows[2]["organization_id"] in next(iter(found.values()))
+
+
+def test_a_changed_report_is_found(ledger: Ledger) -> None:
+    from ledgerlake.reports.billing_definition import SUMMARY
+
+    file = next(ledger.reports.rglob("summary.parquet"))
+    rows = pl.read_parquet(file).to_dicts()
+    rows[0]["gross_minor"] += 1
+    import pyarrow as pa
+
+    stated = {key: value for key, value in read_footer(file).stated.items() if key != "row_hash"}
+    write_table(file, pa.Table.from_pylist(rows, SUMMARY.schema), stated)
+    assert str(file.parent) in failing(ledger.verify())["billing reports"]
+
+
+def test_a_damaged_or_lost_report_is_found(ledger: Ledger) -> None:
+    one, other = list(ledger.reports.rglob("itemised.parquet"))[:2]
+    content = bytearray(one.read_bytes())
+    content[len(content) // 3] ^= 4
+    one.write_bytes(content)
+    other.unlink()
+    said = failing(ledger.verify())["billing reports"]
+    assert str(one) in said
+    assert str(other) in said
+
+
+def test_a_report_that_missed_a_late_event_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    insert_events(ledger.db, payment_history(5, 20, after=1_500))
+    kept = {path: path.read_bytes() for path in ledger.reports.rglob("2026-02/*/*.parquet")}
+    ledger.refresh()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert "2026-02" in failing(ledger.verify())["billing reports"]
+
+
+def test_a_lake_of_another_log_is_found(ledger: Ledger) -> None:
+    ledger.db["events"].delete_many({})
+    insert_events(ledger.db, payment_history(1, 1_500, payments=250))
+    found = failing(ledger.verify())
+    assert "of another log" in found["lake events"]
