@@ -158,7 +158,10 @@ def test_an_event_changed_with_its_decimal_is_found_too(ledger: Ledger) -> None:
     ("change", "said"),
     [
         (lambda db: db["events"].delete_one({"position": 700}), "log positions"),
-        (lambda db: db["events"].update_one({"position": 700}, {"$set": {"position": Int64(5_000)}}), "log positions"),
+        (
+            lambda db: db["events"].update_one({"position": 700}, {"$set": {"position": Int64(5_000)}}),
+            "log positions",
+        ),
         (lambda db: db["counters"].update_one({"_id": "events"}, {"$inc": {"position": 1}}), "log positions"),
         (
             lambda db: db["events"].update_one({"position": 700}, {"$set": {"eventData.amountMinor": 12.0}}),
@@ -173,7 +176,7 @@ def test_an_event_changed_with_its_decimal_is_found_too(ledger: Ledger) -> None:
             "log amounts",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_log_that_was_tampered_with_is_found(
     ledger: Ledger, change: Callable[[Db], object], said: str
 ) -> None:

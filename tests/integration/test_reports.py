@@ -1,4 +1,4 @@
-"""Billing reports: exact, complete up to the boundary, reproducible, and never mixed between organizations."""
+"""Billing reports: exact, complete up to the boundary, reproducible, organizations never mixed."""
 
 from __future__ import annotations
 
@@ -220,8 +220,8 @@ def test_an_organization_that_never_occurs_is_an_error(
 def test_hostile_organization_names_stay_in_the_folder_and_apart(
     database: Db, lake: EventLake, out: Path
 ) -> None:
-    names = ["../../escape", "/abs", "a/b", "a\\b", "Acme", "acme", "ACME", "con", "..", ".", " ", "é", "e\u0301",
-             "x" * 500, "x" * 500 + "y", "'; DROP TABLE events; --", "日本"]  # fmt: skip
+    names = ["../../escape", "/abs", "a/b", "a\\b", "Acme", "acme", "ACME", "con", "..", ".", " ", "é"]
+    names += ["e\u0301", "x" * 500, "x" * 500 + "y", "'; DROP TABLE events; --", "日本"]
     insert_events(
         database,
         [event(i, f"p{i}", "PaymentProcessed", i, organization=name) for i, name in enumerate(names, 1)],

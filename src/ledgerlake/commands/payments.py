@@ -11,6 +11,7 @@ from ledgerlake.commands.model import CommandOutcome, CommandResult
 from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.events import AGGREGATE_TYPE, SCHEMA_VERSION, PaymentEvent, event_data, read_event
 from ledgerlake.domain.payment import NOTHING, Command, CommandRejected, Payment, decide, evolve
+from ledgerlake.eventstore.committer import Request
 from ledgerlake.eventstore.expected import exact
 from ledgerlake.eventstore.model import (
     Append,
@@ -34,6 +35,20 @@ class _Stream:
     done: dict[str, tuple[CommandResult, str | None]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A batch of commands that is decided, and whose events are on their way into the log.
+
+    `streams` are those that it was decided on; the events of `request` belong to the commands `owners`.
+    """
+
+    commands: Sequence[Command]
+    streams: frozenset[str]
+    decided: list[CommandOutcome | ConcurrencyError | None]
+    owners: list[int]
+    request: Request
+
+
 class PaymentHandler:
     """Decides payment commands on the state that their stream's events add up to."""
 
@@ -47,7 +62,7 @@ class PaymentHandler:
             CommandRejected: the rules refuse it, or its id was used for something else.
             ConcurrencyError: another writer was first; handle it again.
         """
-        outcome = self._decide_and_append([command])[0]
+        outcome = self._settle(self.begin([command]))[0]
         if isinstance(outcome, CommandResult):
             return outcome
         raise outcome
@@ -57,22 +72,16 @@ class PaymentHandler:
 
         A command that meets another writer's append is decided again on the stream as it is by then.
         """
-        outcomes: dict[int, CommandOutcome] = {}
-        pending = list(range(len(commands)))
-        while pending:
-            conflicts: list[int] = []
-            chunk = [commands[i] for i in pending]
-            for i, outcome in zip(pending, self._decide_and_append(chunk), strict=True):
-                if isinstance(outcome, ConcurrencyError):
-                    conflicts.append(i)
-                else:
-                    outcomes[i] = outcome
-            pending = conflicts
-        return [outcomes[i] for i in range(len(commands))]
+        return self.finish(self.begin(commands))
 
-    def _decide_and_append(self, commands: Sequence[Command]) -> list[CommandOutcome | ConcurrencyError]:
+    def begin(self, commands: Sequence[Command]) -> Begun:
+        """Decide the commands and send their events off; `finish` tells what became of them.
+
+        Until then no other batch may be begun that shares a stream with this one: it would be decided on
+        a state that may not come about.
+        """
         streams = self._load({command.stream_id for command in commands})
-        outcomes: list[CommandOutcome | ConcurrencyError | None] = [None] * len(commands)
+        decided: list[CommandOutcome | ConcurrencyError | None] = [None] * len(commands)
         appends: list[Append] = []
         owners: list[int] = []
         sent: set[str] = set()
@@ -81,23 +90,43 @@ class PaymentHandler:
             request_hash = command.request_hash()
             if command.command_id in sent:
                 # A repetition within the batch waits for what becomes of the first.
-                outcomes[i] = ConcurrencyError(command.stream_id, exact(stream.state.version), None)
+                decided[i] = ConcurrencyError(command.stream_id, exact(stream.state.version), None)
                 continue
             earlier = stream.done.get(command.command_id)
             if earlier is not None:
-                outcomes[i] = _repeated(command, request_hash, *earlier)
+                decided[i] = _repeated(command, request_hash, *earlier)
                 continue
             try:
                 event = decide(stream.state, command)
             except CommandRejected as rejected:
-                outcomes[i] = rejected
+                decided[i] = rejected
                 continue
             sent.add(command.command_id)
             owners.append(i)
             appends.append(_append(command, request_hash, event, stream.state.version))
             stream.state = evolve(stream.state, event, command.organization_id)
+        return Begun(commands, frozenset(streams), decided, owners, self._store.submit(appends))
+
+    def finish(self, begun: Begun) -> list[CommandOutcome]:
+        """What became of the commands of a batch; those that met another writer's append are done again."""
+        outcomes: dict[int, CommandOutcome] = {}
+        pending = list(range(len(begun.commands)))
+        while True:
+            conflicts: list[int] = []
+            for i, outcome in zip(pending, self._settle(begun), strict=True):
+                if isinstance(outcome, ConcurrencyError):
+                    conflicts.append(i)
+                else:
+                    outcomes[i] = outcome
+            if not conflicts:
+                return [outcomes[i] for i in range(len(outcomes))]
+            begun = self.begin([begun.commands[pending.index(i)] for i in conflicts])
+            pending = conflicts
+
+    def _settle(self, begun: Begun) -> list[CommandOutcome | ConcurrencyError]:
+        commands, outcomes = begun.commands, list(begun.decided)
         broken: dict[str, int] = {}
-        for i, result in zip(owners, self._store.append_many(appends), strict=True):
+        for i, result in zip(begun.owners, begun.request.wait(), strict=True):
             if not isinstance(result, Appended) or result.duplicate:
                 broken.setdefault(commands[i].stream_id, i)
             outcomes[i] = _outcome(commands[i], result)

@@ -83,6 +83,9 @@ class GroupCommitter:
     def submit(self, appends: Sequence[Append]) -> Request:
         """Queue one writer's appends; `Request.wait()` gives their outcomes."""
         request = Request(appends)
+        if not appends:
+            request.settle([])
+            return request
         with self._lock:
             while self._queued >= MAX_QUEUED_APPENDS and not self._closing:
                 self._drained.wait()

@@ -11,7 +11,7 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from ledgerlake.eventstore.bus import EventBus
-from ledgerlake.eventstore.committer import GroupCommitter
+from ledgerlake.eventstore.committer import GroupCommitter, Request
 from ledgerlake.eventstore.encoding import decode
 from ledgerlake.eventstore.model import Append, Appended, Outcome, StoredEvent
 from ledgerlake.eventstore.transaction import COUNTER_ID, AppendTransaction, Document
@@ -61,16 +61,22 @@ class EventStore:
         that stream in this call are refused too.
 
         Raises:
-            ValueError: more appends than one batch may hold, or one without events.
+            ValueError: see `submit`.
             StoreUnavailable: not confirmed in time; send the same again.
         """
-        if not appends:
-            return []
+        return self.submit(appends).wait()
+
+    def submit(self, appends: Sequence[Append]) -> Request:
+        """As `append_many`, but the outcomes come from `wait()` of what is returned.
+
+        Raises:
+            ValueError: more appends than one batch may hold, or one without events.
+        """
         if len(appends) > self._committer.max_appends:
             raise ValueError(f"{len(appends)} appends exceed a batch's {self._committer.max_appends}.")
         if not all(append.events for append in appends):
             raise ValueError("An append holds at least one event.")
-        return self._committer.submit(appends).wait()
+        return self._committer.submit(appends)
 
     def read_stream(self, stream_id: str) -> list[StoredEvent]:
         """The stream's events in version order; empty where there is no such stream."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ledgerlake.commands.model import CommandResult
-from ledgerlake.commands.payments import PaymentHandler
+from ledgerlake.commands.payments import Begun, PaymentHandler
 from ledgerlake.commands.rejections import Rejection, RejectionLog, rejection_key, rejection_of
 from ledgerlake.domain.payment import Command, CommandRejected
 from ledgerlake.ingest.parse import parse_command
@@ -97,17 +97,32 @@ def import_file(
     codes: Counter[str] = Counter()
     broken: BrokenFile | None = None
     with RejectionsFile(folder / "rejections.parquet") as refused_rows:
-        try:
-            with open_rows(path) as file, closing(_read_ahead(_batches(file.rows, batch))) as batches:
+
+        def finish(sent: _Sent) -> None:
+            refused = _finish(sent, handler, rejections, summary, digest)
+            refused_rows.write(refused)
+            codes.update(rejection.reason_code for rejection in refused)
+            if on_progress is not None:
+                on_progress(ImportProgress(sent.read, file.size, summary.rows))
+
+        with open_rows(path) as file, closing(_read_ahead(_batches(file.rows, batch))) as batches:
+            sent: _Sent | None = None
+            try:
                 for parsed in batches:
-                    refused = _do_batch(parsed, handler, rejections, summary, digest)
-                    refused_rows.write(refused)
-                    codes.update(rejection.reason_code for rejection in refused)
-                    if on_progress is not None:
-                        on_progress(ImportProgress(file.read(), file.size, summary.rows))
-                summary.ignored_columns = file.ignored
-        except BrokenFile as error:
-            broken = error
+                    commands = [command for _, command in parsed if not isinstance(command, CommandRejected)]
+                    # A batch is decided while the one before commits, unless it needs the outcome.
+                    if sent is not None and not sent.begun.streams.isdisjoint(c.stream_id for c in commands):
+                        finish(sent)
+                        sent = None
+                    following = _Sent(parsed, handler.begin(commands), file.read())
+                    if sent is not None:
+                        finish(sent)
+                    sent = following
+            except BrokenFile as error:
+                broken = error
+            if sent is not None:
+                finish(sent)
+            summary.ignored_columns = file.ignored
     summary.rejected_by_code = dict(sorted(codes.items()))
     summary.seconds = round(time.monotonic() - started, 3)
     summary.broken = None if broken is None else str(broken)
@@ -118,15 +133,20 @@ def import_file(
     return summary
 
 
-def _do_batch(
-    parsed: Sequence[_Parsed],
-    handler: PaymentHandler,
-    rejections: RejectionLog,
-    summary: ImportSummary,
-    digest: str,
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A batch whose events are on their way, and how much of the file had been read by then."""
+
+    parsed: Sequence[_Parsed]
+    begun: Begun
+    read: int
+
+
+def _finish(
+    sent: _Sent, handler: PaymentHandler, rejections: RejectionLog, summary: ImportSummary, digest: str
 ) -> list[Rejection]:
-    commands = [command for _, command in parsed if not isinstance(command, CommandRejected)]
-    outcomes = iter(handler.handle_batch(commands))
+    parsed = sent.parsed
+    outcomes = iter(handler.finish(sent.begun))
     refused: list[Rejection] = []
     fresh: list[str] = []
     for row, command in parsed:

@@ -19,4 +19,4 @@ def decimal128(minor: int, exponent: int) -> Decimal128:
     sign, coefficient = (_NEGATIVE, -minor) if minor < 0 else (0, minor)
     # The two 64-bit halves, as Decimal128 keeps them: no bytes in between, they would cost twice as much.
     high = sign | (_BIAS - exponent) << 49 | coefficient >> 64
-    return Decimal128((high, coefficient & _LOW))
+    return Decimal128((high, coefficient & _LOW))  # type: ignore[arg-type]  # documented, but not in the stubs

@@ -10,7 +10,8 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
 from ledgerlake.domain.money import exponent
-from ledgerlake.eventstore.bson_columns import Kind, decode, documents
+from ledgerlake.errors import LedgerLakeError
+from ledgerlake.eventstore.bson_columns import Kind, WrongTypeError, decode, documents
 from ledgerlake.lake.definitions import PAYMENTS
 from ledgerlake.reconciliation.log import Document, Log
 
@@ -38,8 +39,19 @@ _MODEL: Final = {
 }
 
 
+class UnreadableError(LedgerLakeError):
+    """Documents that can not be read as columns, because a value has another type."""
+
+
 def differing_payments(log: Log, organization: str, currency: str, position: int) -> list[str]:
     """Up to ten payments of an organization and currency whose read model differs from the log, in words."""
+    try:
+        return _differing_payments(log, organization, currency, position)
+    except LedgerLakeError as error:
+        return [f"organization {organization!r}, {currency}: the payments can not be compared. {error}"]
+
+
+def _differing_payments(log: Log, organization: str, currency: str, position: int) -> list[str]:
     import duckdb
 
     events = read(
@@ -89,13 +101,20 @@ def read(
     columns: Mapping[str, tuple[str, Kind]],
     session: ClientSession,
 ) -> pa.Table:
-    """The documents as an Arrow table with the columns named; nulls of booleans are false."""
+    """The documents as an Arrow table with the columns named; nulls of booleans are false.
+
+    Raises:
+        UnreadableError: a value of another type.
+    """
     kinds = {path: kind for path, (_, kind) in columns.items()}
     names = [name for name, _ in columns.values()]
     # One empty part, so that there is a schema when nothing is found.
     parts = [_table(b"", kinds, names)]
     batches: Any = collection.find_raw_batches(query, session=session)
-    parts += [_table(batch, kinds, names) for batch in batches]
+    try:
+        parts += [_table(batch, kinds, names) for batch in batches]
+    except (WrongTypeError, pa.ArrowInvalid) as error:
+        raise UnreadableError(f"Documents of {collection.name} can not be read: {error}.") from error
     return pa.concat_tables(parts)
 
 

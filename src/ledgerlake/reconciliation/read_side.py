@@ -27,8 +27,9 @@ def check_read_models(log: Log, position: int) -> Check:
     expected = log.at(position).figures
     actual, wrong = _read_model_figures(log)
     keys = differing(expected, actual)
-    differences = described(expected, actual, keys, "read models") + wrong
-    for organization, currency in list(dict.fromkeys(key[:2] for key in keys))[:GROUPS_LOOKED_INTO]:
+    differences = described(expected, actual, keys, "read models") + [text for _, text in wrong]
+    groups = list(dict.fromkeys(key[:2] for key in (*keys, *(key for key, _ in wrong))))
+    for organization, currency in groups[:GROUPS_LOOKED_INTO]:
         differences += differing_payments(log, organization, currency, position)
     return checked("payment read models", as_of(log, position), differences, expected, actual)
 
@@ -76,7 +77,7 @@ def as_of(log: Log, position: int) -> str:
     return f"as of position {position:,}{behind}"
 
 
-def _read_model_figures(log: Log) -> tuple[Figures, list[str]]:
+def _read_model_figures(log: Log) -> tuple[Figures, list[tuple[Key, str]]]:
     group: dict[str, Any] = {
         "_id": {
             "organization": "$organizationId",
@@ -93,7 +94,7 @@ def _read_model_figures(log: Log) -> tuple[Figures, list[str]]:
         **{name: {"$sum": f"${name}"} for name in ("amount", "refunded", "net")},
     }
     figures: dict[Key, Figure] = {}
-    wrong: list[str] = []
+    wrong: list[tuple[Key, str]] = []
 
     def add(organization: str, currency: str, status: str, count: int, minor: int | None) -> None:
         key = (organization, currency, status)
@@ -114,11 +115,11 @@ def _read_model_figures(log: Log) -> tuple[Figures, list[str]]:
         add(organization, currency, "failed", row["failures"], None)  # earlier attempts' amounts are not kept
         key = (organization, currency, "payments")
         if sums["net"] != processed - sums["refunded"]:
-            wrong.append(f"{_named(key)}: net is not processed minus refunded")
+            wrong.append((key, f"{_named(key)}: net is not processed minus refunded"))
         if row["attempts"] != completed + row["failures"]:
-            wrong.append(f"{_named(key)}: attempts are not completions and failures")
+            wrong.append((key, f"{_named(key)}: attempts are not completions and failures"))
         for name, minor in sums.items():
-            wrong += _wrong_decimal(key, name, row[name], minor)
+            wrong += [(key, text) for text in _wrong_decimal(key, name, row[name], minor)]
     return figures, wrong
 
 
