@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from pipelines.demo_report import shown_path, write_report
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
     from ledgerlake.ingest.importer import ImportSummary
 
@@ -43,12 +44,17 @@ class Phases:
         """One phase; the caller appends what came of it."""
         began = time.monotonic()
         said: list[str] = []
-        if spinner and self.out.is_terminal:
-            with self.out.status(name):
-                yield said
-        else:
+        with self._spinner(name) if spinner and self.out.is_terminal else nullcontext():
             yield said
         self.line(name, " ".join(said), time.monotonic() - began)
+
+    def _spinner(self, name: str) -> Live:
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        # Left alone, stdout and stderr go where the phase sends them, not through this console.
+        alone = {"redirect_stdout": False, "redirect_stderr": False}
+        return Live(Spinner("dots", name), console=self.out, transient=True, **alone)
 
     def line(self, name: str, text: str, seconds: float) -> None:
         self.out.print(f"{name:<38}{seconds:5.1f} s  {text}", markup=False, soft_wrap=True)
@@ -92,7 +98,7 @@ def _demo(options: argparse.Namespace) -> int:
             summary = _import(ledger, file, phases)
         from pipelines.demo_run import refresh_all
 
-        with phases.phase("Dagster run", spinner=False) as said:
+        with phases.phase("Dagster run") as said:
             run = refresh_all(settings, lambda step, what, seconds: phases.line(f"  {step}", what, seconds))
             said.append(f"run {run.run_id[:8]}, log in {shown_path(run.log)}")
         if run.failure is not None:

@@ -272,7 +272,7 @@ def test_a_sum_beyond_64_bits_is_an_error_and_no_float(database: Db, lake: Event
 
 
 def test_an_event_of_an_unknown_type_is_an_error_and_not_left_out(database: Db, lake: EventLake) -> None:
-    insert_events(database, [event(1, "p", "PaymentProcessed", 5), event(2, "p", "PaymentTeleported", 5)])
+    insert_events(database, [event(1, "p", "PaymentProcessed", 5), event(2, "q", "PaymentTeleported", 5)])
     lake.refresh(database)
     with pytest.raises(LakeError, match="payment_statistics: status is unknown"):
         refresh_tables(lake)

@@ -33,6 +33,7 @@ def codes_in(source: str) -> set[str]:
     return set(re.findall(r'(?:CommandRejected|MoneyError)\(\s*"([a-z_]+)"', source))
 
 
+@pytest.mark.slow
 def test_the_tour_runs_as_it_is_written(tmp_path: Path, environ: dict[str, str]) -> None:
     lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
     tour = [shlex.split(line) for line in lines if line.startswith("ledgerlake ")]

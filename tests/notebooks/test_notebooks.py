@@ -74,7 +74,7 @@ class Fetched(HTMLParser):
             assert "@import" not in data
             assert "url(http" not in data
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
         self.inside = ""
 
 
@@ -138,20 +138,20 @@ def test_a_failing_cell_is_named_and_the_old_page_stays(five_currencies: Setting
 def test_one_currency_without_failures_is_shown_as_well_and_parameters_choose(
     database: Any, settings: Settings
 ) -> None:
+    wicked = "<script>alert(1)</script>"
     history = [
         event(position, f"p{position}", "PaymentProcessed", 100 * position, currency="GBP", organization=name)
-        for position, name in enumerate(["<script>alert(1)</script>", "shop", "shop"], start=1)
+        for position, name in enumerate([wicked, wicked, wicked, "shop"], start=1)
     ]
     insert_events(database, history)
     with LedgerLake.open(settings) as ledger:
         ledger.refresh()
     page = settings.notebooks_dir / "page.html"
-    refresh_page(TRENDS, page, settings, 3)
+    refresh_page(TRENDS, page, settings, 4, {"organization": wicked})
     text = page.read_text()
     assert "no failed attempt among 3" in text
+    assert "4 events, up to position 4" in text
     assert "<script>alert(1)" not in text
-    refresh_page(TRENDS, page, settings, 3, {"organization": "shop"})
-    assert "no failed attempt among 2" in page.read_text()
 
 
 def test_any_machine_will_do(five_currencies: Settings, tmp_path: Path) -> None:
@@ -164,7 +164,8 @@ def test_any_machine_will_do(five_currencies: Settings, tmp_path: Path) -> None:
     code = (
         "import pathlib, sys\n"
         "from jupyter_client.kernelspec import KernelSpecManager\n"
-        "assert KernelSpecManager().get_kernel_spec('python3').argv[0] == '/bin/false'\n"  # or it proves nothing
+        # Without this being so, the test would prove nothing.
+        "assert KernelSpecManager().get_kernel_spec('python3').argv[0] == '/bin/false'\n"
         "from ledgerlake.notebook import refresh_page\n"
         "from ledgerlake.settings import Settings\n"
         "home, notebook, page = map(pathlib.Path, sys.argv[1:])\n"
@@ -184,10 +185,11 @@ def test_any_machine_will_do(five_currencies: Settings, tmp_path: Path) -> None:
     assert page_position(page) == 800
 
 
-def test_no_kernel_is_left_behind(five_currencies: Settings) -> None:
-    execute(TRENDS, five_currencies)
+@pytest.mark.usefixtures("page")
+def test_no_kernel_is_left_behind() -> None:
     listed = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
     ours = [line for line in listed.splitlines() if line.split()[0] == str(os.getpid())]
+    assert ours  # ps itself
     assert not [line for line in ours if "ipykernel" in line]
 
 
