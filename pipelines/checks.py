@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from pipelines.materialization import TRY_AGAIN, plainly
+from pipelines.materialization import TRY_AGAIN, at_work
 from pipelines.resources import Ledger
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def reconciliation(
 ) -> Iterator[dg.AssetCheckResult]:
     from ledgerlake.reconciliation import verify
 
-    with plainly(), ledger.open() as opened:
+    with at_work(context), ledger.open() as opened:
         found = verify(opened.db, opened.lake).checks
     known = {name for parts in PARTS.values() for name in parts}
     for key in sorted(context.selected_asset_check_keys):
@@ -88,7 +88,7 @@ def reports_agree(
     from ledgerlake.reconciliation.report_side import check_reports
 
     with (
-        plainly(),
+        at_work(context),
         ledger.open() as opened,
         opened.db.client.start_session(snapshot=True) as session,
         LakeViews(opened.lake) as views,

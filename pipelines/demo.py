@@ -52,9 +52,14 @@ class Phases:
         from rich.live import Live
         from rich.spinner import Spinner
 
-        # Left alone, stdout and stderr go where the phase sends them, not through this console.
-        alone = {"redirect_stdout": False, "redirect_stderr": False}
-        return Live(Spinner("dots", name), console=self.out, transient=True, **alone)
+        # stdout and stderr go where the phase sends them, not through this console.
+        return Live(
+            Spinner("dots", name),
+            console=self.out,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def line(self, name: str, text: str, seconds: float) -> None:
         self.out.print(f"{name:<38}{seconds:5.1f} s  {text}", markup=False, soft_wrap=True)

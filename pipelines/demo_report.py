@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """One currency's movements: counts, and sums in minor units."""
+    """One currency's movements: counts, and sums (gross, refunds) in minor units."""
 
     currency: str
     completed: int
     gross: int
-    refunded: int
     refunds: int
     failed: int
 
@@ -44,7 +43,6 @@ class Totals:
             self.currency,
             f"{self.completed:,}",
             money(self.gross),
-            f"{self.refunded:,}",
             money(self.refunds),
             money(self.gross - self.refunds),
             f"{self.failed:,}",
@@ -65,7 +63,7 @@ def write_report(out: Console, ledger: LedgerLake, summary: ImportSummary, secon
     _table(
         out,
         f"The ledger as of position {statistics.as_of.position:,}",
-        ("currency", "completed", "gross", "refunds", "refunded", "net", "failed attempts", "success"),
+        ("currency", "completed", "gross", "refunds", "net", "failed", "success"),
         [totals.row() for totals in _totals(statistics.rows)],
     )
     out.print(
@@ -113,7 +111,6 @@ def _totals(rows: Iterable[Any]) -> list[Totals]:
             currency,
             completed=count["completed"],
             gross=sums[currency]["completed"],
-            refunded=count["refunded"],
             refunds=sums[currency]["refunded"],
             failed=count["failed"],
         )
@@ -179,16 +176,20 @@ def _tool(name: str) -> str:
 
 
 def _table(out: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich import box
     from rich.markup import escape
+    from rich.measure import Measurement
     from rich.table import Table
 
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*map(escape, row))
     out.print(title)  # not the table's own title, which would be folded to its width
-    out.print(table)
+    # Wider than the terminal if need be: it folds a line, where rich would drop digits.
+    needed = Measurement.get(out, out.options.update(max_width=1_000), table).maximum
+    out.print(table, width=max(out.width, needed), crop=False)
 
 
 def _lines(out: Console, title: str, lines: Sequence[tuple[str, str]]) -> None:

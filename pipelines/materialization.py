@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,33 +15,46 @@ from ledgerlake.errors import LedgerLakeError
 OWNERS = ["team:payments-platform"]
 
 # A server that restarts or fails over is back within seconds. What LedgerLake itself refuses is not tried
-# again in the same run (see `plainly`): the sensor tries the whole run again, less and less often.
+# again in the same run (see `at_work`): the sensor tries the whole run again, less and less often.
 TRY_AGAIN = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)
 
-_SECONDS_BETWEEN_SIGNS_OF_LIFE = 10.0
+SECONDS_BETWEEN_SIGNS_OF_LIFE = 20.0
+"""A run that is silent for long is taken for dead (see `pipelines.runs`), so work never is."""
 
 Totals = Mapping[str, tuple[int, int]]
 """Gross and refunds of a currency in minor units."""
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
-    """Show an error that LedgerLake raises on purpose as its own text rather than as a traceback."""
+def at_work(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Iterator[None]:
+    """Log signs of life, and show an error that LedgerLake raises on purpose as its own text."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        started = time.monotonic()
+        while not ended.wait(SECONDS_BETWEEN_SIGNS_OF_LIFE):
+            context.log.info(f"At work for {time.monotonic() - started:.0f} s.")
+
+    teller = threading.Thread(target=tell, name="signs-of-life", daemon=True)
+    teller.start()
     try:
         yield
     except LedgerLakeError as error:
         remedy = {"remedy": error.remedy} if error.remedy else {}
         raise dg.Failure(str(error), metadata=remedy, allow_retries=False) from error
+    finally:
+        ended.set()
+        teller.join()
 
 
-def signs_of_life(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
-    """A progress callback that logs now and then: a run that is silent for long is taken for dead."""
+def progress(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
+    """A callback that logs how much is done, not more often than a reader wants to see it."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_SIGNS_OF_LIFE:
+        if now - last >= SECONDS_BETWEEN_SIGNS_OF_LIFE / 4:
             last = now
             context.log.info(f"{done:,} of {total:,}")
 

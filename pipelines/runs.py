@@ -8,8 +8,8 @@ import dagster as dg
 
 from pipelines.jobs import refresh_all
 
-SILENT_SECONDS = 15 * 60.0
-"""A run that has logged nothing for so long died without a word: assets log while they work."""
+SILENT_SECONDS = 180.0
+"""A run that has logged nothing for so long died without a word: whatever is at work logs more often."""
 
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from pipelines.assets.read_models import events
-from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, plainly, signs_of_life
+from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, at_work, progress
 from pipelines.resources import Ledger
 
 
@@ -31,9 +31,9 @@ def event_lake(
     from pipelines.totals import of_lake
 
     started = time.monotonic()
-    with plainly(), ledger.open() as opened:
+    with at_work(context), ledger.open() as opened:
         lake = opened.lake
-        moved = lake.refresh(opened.db, on_progress=signs_of_life(context))
+        moved = lake.refresh(opened.db, on_progress=progress(context))
         metadata = advanced(
             context,
             name="event_lake",
@@ -99,7 +99,7 @@ def lake_tables(
     from pipelines.positions import positions
 
     started = time.monotonic()
-    with plainly(), ledger.open() as opened:
+    with at_work(context), ledger.open() as opened:
         before = positions(opened).assets
         done = refresh_tables(opened.lake)
         seconds = time.monotonic() - started

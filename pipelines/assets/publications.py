@@ -9,7 +9,7 @@ import dagster as dg
 
 from pipelines.assets.lake import lake_tables
 from pipelines.assets.read_models import payment_read_models, payment_statistics, payment_trends
-from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, plainly, signs_of_life, totals_table
+from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, at_work, progress, totals_table
 from pipelines.resources import Ledger
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -36,8 +36,8 @@ def billing_reports(
 
     started = time.monotonic()
     out = ledger.settings.reports_dir
-    with plainly(), ledger.open() as opened:
-        done = refresh_billing(opened.lake, out, on_progress=signs_of_life(context))
+    with at_work(context), ledger.open() as opened:
+        done = refresh_billing(opened.lake, out, on_progress=progress(context))
         metadata = advanced(
             context,
             name="billing_reports",
@@ -70,7 +70,7 @@ def payment_trends_notebook(
     from pipelines.positions import notebook_page, positions
 
     page = notebook_page(ledger.settings)
-    with plainly(), ledger.open() as opened:
+    with at_work(context), ledger.open() as opened:
         before = positions(opened).assets
         done = refresh_page(NOTEBOOKS / "payment_trends.ipynb", page, ledger.settings, before["lake_trends"])
         metadata = advanced(

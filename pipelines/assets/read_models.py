@@ -6,7 +6,7 @@ import time
 
 import dagster as dg
 
-from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, plainly, signs_of_life
+from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, at_work, progress
 from pipelines.resources import Ledger
 
 events = dg.AssetSpec(
@@ -38,12 +38,12 @@ def _read_model(name: str, description: str) -> dg.AssetsDefinition:
         from pipelines.totals import of_read_model
 
         started = time.monotonic()
-        with plainly(), ledger.open() as opened:
+        with at_work(context), ledger.open() as opened:
             moved = advance(
                 opened.db,
                 PROJECTIONS[name],
                 batch=ledger.settings.projection_batch,
-                on_progress=signs_of_life(context),
+                on_progress=progress(context),
             )
             metadata = advanced(
                 context,

@@ -1,4 +1,4 @@
-"""SIGKILL of a lake refresh at random moments: only whole files, and the next refresh makes the same bytes."""
+"""SIGKILL of a lake refresh at random moments: only whole files; the next refresh makes the same bytes."""
 
 from __future__ import annotations
 

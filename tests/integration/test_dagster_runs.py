@@ -16,7 +16,7 @@ import pytest
 from ledgerlake.analyst import Lake
 from ledgerlake.application import LedgerLake
 from ledgerlake.settings import Settings
-from pipelines import runs
+from pipelines import materialization, runs
 from pipelines.definitions import build
 from pipelines.positions import Positions, positions
 from pipelines.resources import Ledger
@@ -217,6 +217,21 @@ def test_while_a_run_is_under_way_no_other_is_asked_for(
         assert after.status is dg.DagsterRunStatus.FAILURE
         with dg.build_schedule_context(instance=instance) as context:
             assert isinstance(catch_up(context), dg.RunRequest)
+
+
+def test_a_step_gives_signs_of_life_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert materialization.SECONDS_BETWEEN_SIGNS_OF_LIFE * 4 < runs.SILENT_SECONDS
+    monkeypatch.setattr(materialization, "SECONDS_BETWEEN_SIGNS_OF_LIFE", 0.05)
+
+    @dg.asset
+    def slow(context) -> None:  # type: ignore[no-untyped-def]  # Dagster takes no text for its type
+        with materialization.at_work(context):
+            time.sleep(0.3)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([slow], instance=instance)
+        told = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert sum(text.startswith("At work for") for text in told) >= 3
 
 
 def test_an_error_is_told_with_its_remedy_and_not_tried_again_in_the_same_run(

@@ -66,9 +66,14 @@ def first(place: Place) -> subprocess.CompletedProcess[str]:
 
 
 def rows(output: str) -> dict[str, list[str]]:
-    """The cells of each table row in the output by the first one."""
-    found = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
-    return {cells[0]: cells[1:] for cells in found}
+    """The cells of the tables' rows in the output by the first one."""
+    found = [re.split(r"\s{2,}", line.strip()) for line in output.splitlines()]
+    return {cells[0]: cells[1:] for cells in found if len(cells) > 1}
+
+
+def figures(output: str) -> str:
+    """The part of the output that tells what is in the ledger."""
+    return output[output.index("The ledger as of") : output.index("Where things lie")]
 
 
 def test_the_demo_ends_well_and_keeps_the_noise_to_its_log(
@@ -92,7 +97,6 @@ def test_the_table_shows_what_the_rules_alone_make_of_the_commands(
         assert shown[currency][:-1] == [
             f"{completed[0]:,}",
             f"{Money(completed[1], currency).amount:,f}",
-            f"{refunded[0]:,}",
             f"{Money(refunded[1], currency).amount:,f}",
             f"{Money(completed[1] - refunded[1], currency).amount:,f}",
             f"{failed[0]:,}",
@@ -141,7 +145,7 @@ def test_a_second_demo_adds_nothing_and_says_so(
     assert second.returncode == 0, second.stdout + second.stderr
     assert second.stdout.rstrip().splitlines()[-1].startswith("0 new events")
     assert "new events" not in re.sub(r"\b0 new events", "", second.stdout)
-    assert rows(second.stdout) == rows(first.stdout)
+    assert figures(second.stdout) == figures(first.stdout)
     assert place.head() == head
 
 

@@ -6,14 +6,16 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from bson import Int64
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
+from ledgerlake.mongo.transactions import UnknownCommit
 from ledgerlake.projections import (
     PROJECTIONS,
     Projection,
@@ -21,9 +23,12 @@ from ledgerlake.projections import (
     ProjectionStopped,
     advance,
     checkpoint,
+    emptying,
     engine,
     reset,
+    transaction,
 )
+from ledgerlake.projections.transaction import TooLarge
 from tests.builders import event, insert_events, payment_history
 
 Db = Database[dict[str, Any]]
@@ -100,16 +105,9 @@ def test_progress_is_told_up_to_the_end(database: Db) -> None:
 @pytest.mark.parametrize("projection", ALL, ids=lambda p: p.name)
 def test_two_runners_at_once_count_every_event_once(database: Db, projection: Projection) -> None:
     insert_events(database, payment_history(6, 600))
-    moved = []
-    threads = [
-        threading.Thread(target=lambda: moved.append(advance(database, projection, batch=25)))
-        for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(m.events for m in moved) == 600
+    with ThreadPoolExecutor(3) as pool:
+        acts = [pool.submit(advance, database, projection, batch=25) for _ in range(3)]
+    assert sum(act.result().events for act in acts) == 600
     assert checkpoint(database, projection.name).position == 600
     assert model(database, projection) == fresh_fold(database, projection)
 
@@ -134,7 +132,7 @@ def test_a_gap_in_the_log_stops_a_projection_before_it(database: Db, projection:
         advance(database, projection)
     assert stopped.value.remedy
     found = checkpoint(database, projection.name)
-    assert (found.position, found.status) == (40, "stopped")
+    assert (found.position, found.status) == (60, "stopped")
     assert "position 61" in (found.last_error or "")
     insert_events(database, [history[60]])
     assert advance(database, projection).to_position == 100
@@ -145,7 +143,12 @@ def test_a_gap_in_the_log_stops_a_projection_before_it(database: Db, projection:
 @pytest.mark.parametrize("projection", ALL, ids=lambda p: p.name)
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("eventType", "PaymentLost"), ("eventData.amountMinor", None), ("eventData.currency", "???")],
+    [
+        ("eventType", "PaymentLost"),
+        ("eventData.amountMinor", None),
+        ("eventData.currency", "???"),
+        ("schemaVersion", 2),
+    ],
 )
 def test_a_poison_event_parks_the_projection_before_its_batch(
     database: Db, projection: Projection, field: str, value: Any
@@ -154,10 +157,11 @@ def test_a_poison_event_parks_the_projection_before_its_batch(
     good = database["events"].find_one({"position": 33}) or {}
     database["events"].update_one({"position": 33}, {"$set": {field: value}})
     advance(database, projection, up_to=20)
-    with pytest.raises(ProjectionStopped):
-        advance(database, projection, batch=10)
+    with pytest.raises(ProjectionStopped, match="stopped at position 33"):
+        advance(database, projection)
     found = checkpoint(database, projection.name)
-    assert (found.position, found.status) == (30, "stopped")
+    assert (found.position, found.status) == (32, "stopped")
+    assert sum(d["count"] for d in database["payment_statistics"].find()) in (0, 32)
     database["events"].replace_one({"position": 33}, good)
     assert advance(database, projection).to_position == 50
     assert model(database, projection) == fresh_fold(database, projection)
@@ -173,27 +177,46 @@ def test_another_version_of_the_definition_is_not_continued(database: Db) -> Non
     assert advance(database, PAYMENTS).events == 20
 
 
-def test_a_transaction_that_takes_too_long_is_tried_again_in_halves(
+def test_a_transaction_that_takes_too_long_is_tried_again_in_halves_that_grow_again(
     database: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    insert_events(database, payment_history(11, 200))
+    insert_events(database, payment_history(11, 3_000))
     sizes: list[int] = []
     write = engine._write
 
     def slow(db: Db, projection: Projection, prepared: Any, session: Any) -> bool:
-        size = prepared.up_to - prepared.after
-        sizes.append(size)
+        sizes.append(prepared.up_to - prepared.after)
         done = write(db, projection, prepared, session)
-        if size > 50:
+        if len(sizes) == 1:
             time.sleep(4.5)  # the server allows 3 s, and looks once a second
         return done
 
     monkeypatch.setattr(engine, "_write", slow)
-    assert advance(database, PAYMENTS, batch=100).to_position == 200
-    assert sizes[0] == 100
-    assert set(sizes[1:]) <= {50, 100}
+    assert advance(database, PAYMENTS, batch=100).to_position == 3_000
+    assert sizes[:2] == [100, 50]
+    assert set(sizes[2:10]) == {50}
+    assert max(sizes[10:]) == 100
     monkeypatch.undo()
     assert model(database, PAYMENTS) == fresh_fold(database, PAYMENTS)
+
+
+def test_one_event_that_takes_too_long_is_an_error_and_not_tried_for_ever(
+    database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any) -> bool:
+        raise OperationFailure("too large", 257)
+
+    insert_events(database, payment_history(11, 8))
+    monkeypatch.setattr(engine, "_write", too_large)
+    with pytest.raises(TooLarge, match="transactionLifetimeLimitSeconds"):
+        advance(database, PAYMENTS)
+    assert checkpoint(database, PAYMENTS.name).position == 0
+
+
+def test_a_batch_of_no_events_is_refused(database: Db) -> None:
+    insert_events(database, payment_history(11, 8))
+    with pytest.raises(ValueError, match="at least one event"):
+        advance(database, PAYMENTS, batch=0)
 
 
 def test_late_and_out_of_order_business_dates_land_in_the_right_day(database: Db) -> None:
@@ -210,6 +233,105 @@ def test_late_and_out_of_order_business_dates_land_in_the_right_day(database: Db
         advance(database, PROJECTIONS["payment_trends"])
     days = {d["day"].date().isoformat(): d["totalMinor"] for d in database["payment_trends"].find()}
     assert days == {"2026-03-01": 100, "2026-02-28": 600, "2025-12-31": 300}
+
+
+@pytest.mark.parametrize("harm", ["lost", "behind", "ahead", "kept"])
+def test_a_read_model_that_is_not_in_step_with_its_checkpoint_stops_its_projection(
+    database: Db, harm: str
+) -> None:
+    payments = database[PAYMENTS.name]
+    insert_events(
+        database,
+        [
+            event(1, "p", "PaymentFailed", 100),
+            event(2, "p", "PaymentProcessed", 100, version=2),
+            event(3, "p", "PaymentRefunded", 30, version=3),
+        ],
+    )
+    if harm == "behind":
+        advance(database, PAYMENTS, up_to=1)
+        old = payments.find_one({"_id": "p"}) or {}
+        advance(database, PAYMENTS, up_to=2)
+        payments.replace_one({"_id": "p"}, old)
+    else:
+        advance(database, PAYMENTS, up_to=2)
+    match harm:
+        case "lost":
+            payments.delete_one({"_id": "p"})
+        case "ahead":
+            database["projections_metadata"].update_one({"_id": PAYMENTS.name}, {"$set": {"position": 1}})
+        case "kept":
+            database["projections_metadata"].update_one({"_id": PAYMENTS.name}, {"$set": {"position": 0}})
+    with pytest.raises(ProjectionStopped, match="not in step.*--rebuild payment_read_models"):
+        advance(database, PAYMENTS)
+    assert checkpoint(database, PAYMENTS.name).status == "stopped"
+    reset(database, PAYMENTS)
+    assert advance(database, PAYMENTS).events == 3
+    assert [d["refundedMinor"] for d in payments.find()] == [30]
+
+
+@pytest.mark.parametrize("projection", ALL, ids=lambda p: p.name)
+def test_a_reset_that_was_cut_short_is_finished_by_the_next_advance(
+    database: Db, projection: Projection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert_events(database, payment_history(14, 300))
+    advance(database, projection)
+    expected = model(database, projection)
+    monkeypatch.setattr(emptying, "_CHUNK", 3)
+    holds = emptying.checkpoints.holds
+    chunks: list[int] = []
+
+    def crash(*arguments: Any) -> bool:
+        if len(chunks) == 2:
+            raise KeyboardInterrupt
+        chunks.append(1)
+        return holds(*arguments)
+
+    monkeypatch.setattr(emptying.checkpoints, "holds", crash)
+    with pytest.raises(KeyboardInterrupt):
+        reset(database, projection)
+    monkeypatch.setattr(emptying.checkpoints, "holds", holds)
+    assert checkpoint(database, projection.name).status == "rebuilding"
+    assert 0 < len(model(database, projection)) < len(expected)
+    assert advance(database, projection).events == 300
+    assert model(database, projection) == expected
+    assert "fence" not in (database["projections_metadata"].find_one({"_id": projection.name}) or {})
+
+
+@pytest.mark.parametrize("projection", ALL, ids=lambda p: p.name)
+def test_resets_and_runners_at_once_leave_every_event_counted_once(
+    database: Db, projection: Projection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emptying, "_CHUNK", 10)
+    insert_events(database, payment_history(15, 400))
+    with ThreadPoolExecutor(4) as pool:
+        acts = [
+            pool.submit(advance, database, projection, batch=40),
+            pool.submit(reset, database, projection),
+            pool.submit(advance, database, projection, batch=70),
+            pool.submit(reset, database, projection),
+        ]
+    for act in acts:
+        act.result()
+    advance(database, projection)
+    monkeypatch.undo()
+    assert model(database, projection) == fresh_fold(database, projection)
+
+
+def test_an_unknown_commit_does_not_park_the_projection(
+    database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any) -> None:
+        raise UnknownCommit("no answer")
+
+    insert_events(database, payment_history(16, 20))
+    monkeypatch.setattr(transaction, "commit_until_known", unknown)
+    with pytest.raises(ProjectionError, match="did not say") as raised:
+        advance(database, PAYMENTS)
+    assert not isinstance(raised.value, ProjectionStopped)
+    assert checkpoint(database, PAYMENTS.name).status == "live"
+    monkeypatch.undo()
+    assert advance(database, PAYMENTS).events == 20
 
 
 RUNNER = """

@@ -367,7 +367,7 @@ def test_the_command_reports_up_to_the_head_and_prints_its_totals(
     insert_events(database, documents)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        code = "from ledgerlake.reports.cli import report_app; report_app()"
+        code = "from ledgerlake.cli.report import report_app; report_app()"
         return subprocess.run(
             [sys.executable, "-c", code, "billing", "--month", "2026-02", "--out", str(out), *arguments],
             env={**os.environ, **environ},

@@ -14,9 +14,14 @@ def decimal128(minor: int, exponent: int) -> Decimal128:
     """The exact Decimal128 of `minor` / 10**exponent, with `exponent` decimals (1250, 2 is 12.50).
 
     Args:
-        minor: any int64; at most 113 bits and a sign would fit.
+        minor: any int64; up to 113 bits and a sign would fit.
     """
     sign, coefficient = (_NEGATIVE, -minor) if minor < 0 else (0, minor)
-    # The two 64-bit halves, as Decimal128 keeps them: no bytes in between, they would cost twice as much.
-    high = sign | (_BIAS - exponent) << 49 | coefficient >> 64
-    return Decimal128((high, coefficient & _LOW))  # type: ignore[arg-type]  # documented, but not in the stubs
+    # The two 64-bit halves, as Decimal128 keeps them: bytes in between would cost three times as much.
+    halves = (sign | exponent_bits(exponent) | coefficient >> 64, coefficient & _LOW)
+    return Decimal128(halves)  # type: ignore[arg-type]  # documented, but missing in its annotation
+
+
+def exponent_bits(exponent: int) -> int:
+    """The high half of a positive Decimal128 with `exponent` decimals, but for a coefficient over 64 bits."""
+    return (_BIAS - exponent) << 49

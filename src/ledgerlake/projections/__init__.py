@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ledgerlake.projections.checkpoints import Checkpoint, checkpoint
-from ledgerlake.projections.engine import Advance, advance, reset
+from ledgerlake.projections.emptying import reset
+from ledgerlake.projections.engine import Advance, advance
 from ledgerlake.projections.model import Projection, ProjectionError, ProjectionStopped
 from ledgerlake.projections.payments import PAYMENTS
 from ledgerlake.projections.statistics import STATISTICS

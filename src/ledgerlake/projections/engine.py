@@ -4,34 +4,45 @@ move in one transaction, so every event counts exactly once, whoever runs, crash
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import bson
 import polars as pl
+from bson.raw_bson import RawBSONDocument
 from pymongo import ReplaceOne
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError
 
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.columnar import head, read_columns
-from ledgerlake.mongo.indexes import CHECKPOINTS
-from ledgerlake.mongo.transactions import CONCERNS, UnknownCommit, backoff, commit_until_known, is_transient
+from ledgerlake.mongo.transactions import UnknownCommit
 from ledgerlake.projections import checkpoints
-from ledgerlake.projections.checkpoints import checkpoint
-from ledgerlake.projections.model import Projection, ProjectionError, ProjectionStopped
+from ledgerlake.projections.checkpoints import REBUILDING, checkpoint
+from ledgerlake.projections.emptying import reset
+from ledgerlake.projections.model import Document, Projection, ProjectionError, ProjectionStopped, not_in_step
+from ledgerlake.projections.transaction import TooLarge, in_transaction
 
 Db = Database[dict[str, Any]]
 
-GIVE_UP_AFTER_SECONDS: Final = 60.0
-# The server ends a transaction that takes longer than it allows (3 s when embedded): halve the batch then.
-_TOO_LONG: Final = frozenset({290, 251, 257})  # lifetime exceeded, no such transaction, too large
-# What an event that can not be folded leads to; a server that is away raises something else.
-_POISON: Final = (LedgerLakeError, pl.exceptions.PolarsError, ValueError, TypeError, KeyError)
+_DUPLICATE_KEY: Final = 11000
+# After so many batches of a halved size the next ones are twice as large again.
+_GROW_AFTER: Final = 16
+# What events that can not be folded lead to; a server that is away raises something else.
+_POISON: Final = (
+    LedgerLakeError,
+    pl.exceptions.PolarsError,
+    bson.errors.BSONError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +58,36 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A range of the log, read and folded, ready to be committed."""
+    """A range of the log, read and folded, ready to be committed.
+
+    `fresh` are the documents that begin in it; `deltas` is what it adds to documents that may be stored.
+    """
 
     after: int
     up_to: int
+    fresh: list[Document | RawBSONDocument]
     deltas: pl.DataFrame
     last_event_id: str
     last_timestamp: datetime
 
 
-class _BatchTooLarge(Exception):
-    """The transaction took longer, or grew larger, than the server allows."""
+class _BatchSize:
+    """Events in a batch: halved when a batch can not be taken whole, and grown again after a while."""
+
+    def __init__(self, largest: int) -> None:
+        self.events = self._largest = largest
+        self._taken = 0
+
+    def halve(self, events: int) -> bool:
+        """Half of the batch that failed; False when it had one event only."""
+        self.events, self._taken = max(1, events // 2), 0
+        return events > 1
+
+    def taken(self) -> None:
+        """A batch went through."""
+        self._taken += 1
+        if self._taken >= _GROW_AFTER:
+            self.events, self._taken = min(self.events * 2, self._largest), 0
 
 
 def advance(
@@ -73,60 +103,64 @@ def advance(
     stopped projection tries again where it stands, and is live again once that works.
 
     Args:
-        batch: events folded in one transaction; halved by itself where the server finds it too long.
+        batch: events folded in one transaction; halved by itself where the server finds it too long,
+            and around an event that can not be folded, up to which all others are taken.
         on_progress: called with events done and events to do, after every batch.
 
     Raises:
         ProjectionStopped: a gap in the log, or an event that can not be folded; the projection is
-            marked so, with its error, and stands before the batch.
+            marked so, with its error, and stands right before that event.
         ProjectionError: the checkpoint belongs to another version of the projection's definition.
+        ValueError: a batch of no events.
     """
+    if batch < 1:
+        raise ValueError(f"A batch has at least one event, not {batch}.")
     checkpoints.create(db, projection)
-    start = position = _continued(db, projection)
+    start = position = _standing(db, projection)
     target = head(db) if up_to is None else min(up_to, head(db))
     events = batches = 0
-    size = batch
+    size = _BatchSize(batch)
+    ahead: Future[_Prepared] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="fold") as pool:
-        ahead: Future[_Prepared] | None = None
         while position < target:
-            prepared = _take(db, projection, ahead, position, min(position + size, target))
-            # The next batch is read and folded while this one is committed.
-            ahead = None
-            if prepared.up_to < target:
-                following = min(prepared.up_to + size, target)
-                ahead = pool.submit(_prepare, db, projection, prepared.up_to, following)
+            end = min(position + size.events, target)
             try:
+                prepared = _take(db, projection, ahead, position, end)
+                end = prepared.up_to
+                # The next batch is read and folded while this one is committed.
+                following = min(end + size.events, target)
+                ahead = pool.submit(_prepare, db, projection, end, following) if end < target else None
                 moved = _commit(db, projection, prepared)
-            except _BatchTooLarge:
-                size = max(1, (prepared.up_to - prepared.after) // 2)
-                continue
             except UnknownCommit as error:
                 raise ProjectionError(
-                    f"MongoDB did not say whether {projection.name} moved to {prepared.up_to} ({error}).",
+                    f"MongoDB did not say whether {projection.name} moved to position {end} ({error}).",
                     "Run it again: the checkpoint tells.",
                 ) from error
+            except TooLarge:
+                if not size.halve(end - position):
+                    raise
+                continue
             except _POISON as error:
-                raise _stopped(db, projection, position, error) from error
+                # In halves down to the event itself: all before it are taken, and the error names it.
+                if not size.halve(end - position):
+                    raise _stopped(db, projection, position, error) from error
+                continue
             if moved:
-                position = prepared.up_to
-                events += prepared.up_to - prepared.after
+                events += end - position
                 batches += 1
+                position = end
+                size.taken()
             else:
-                position = _continued(db, projection)
+                position = _standing(db, projection)
             if on_progress is not None:
-                on_progress(min(position, target) - start, target - start)
+                on_progress(min(max(position, start), target) - start, target - start)
     return Advance(projection.name, start, position, events, batches)
 
 
-def reset(db: Db, projection: Projection) -> None:
-    """Empty the read model and its checkpoint: the next advance fills it from the start of the log."""
-    # The checkpoint goes last: after a crash in between, the next reset starts over.
-    db[projection.name].delete_many({})
-    db[CHECKPOINTS].delete_one({"_id": projection.name})
-
-
-def _continued(db: Db, projection: Projection) -> int:
-    found = checkpoint(db, projection.name)
+def _standing(db: Db, projection: Projection) -> int:
+    """The position to go on from, after finishing a reset that was cut short."""
+    while (found := checkpoint(db, projection.name)).status == REBUILDING:
+        reset(db, projection)
     if found.version != projection.version:
         raise ProjectionError(
             f"{projection.name} was filled by version {found.version} of its definition; "
@@ -139,15 +173,12 @@ def _continued(db: Db, projection: Projection) -> int:
 def _take(
     db: Db, projection: Projection, ahead: Future[_Prepared] | None, after: int, up_to: int
 ) -> _Prepared:
-    """What was prepared ahead, if that is the range wanted; else the range, prepared now."""
-    try:
-        if ahead is not None:
-            prepared = ahead.result()
-            if (prepared.after, prepared.up_to) == (after, up_to):
-                return prepared
-        return _prepare(db, projection, after, up_to)
-    except _POISON as error:
-        raise _stopped(db, projection, after, error) from error
+    """What was prepared ahead, if it starts at `after` and is no longer; else the range, prepared now."""
+    if ahead is not None and ahead.exception() is None:
+        prepared = ahead.result()
+        if prepared.after == after and prepared.up_to <= up_to:
+            return prepared
+    return _prepare(db, projection, after, up_to)
 
 
 def _prepare(db: Db, projection: Projection, after: int, up_to: int) -> _Prepared:
@@ -156,48 +187,36 @@ def _prepare(db: Db, projection: Projection, after: int, up_to: int) -> _Prepare
     last = table.slice(table.num_rows - 1).to_pylist()[0]
     events = pl.from_arrow(table)
     assert isinstance(events, pl.DataFrame)
-    return _Prepared(after, up_to, projection.fold(events), last["event_id"], last["occurred_at"])
+    deltas = projection.fold(events)
+    # Made here, beside the commit of the batch before: the transaction itself is kept short.
+    fresh = list(projection.render(deltas.filter(projection.starts)))
+    rest = deltas.filter(~projection.starts)
+    return _Prepared(after, up_to, fresh, rest, last["event_id"], last["occurred_at"])
 
 
 def _stopped(db: Db, projection: Projection, position: int, error: Exception) -> ProjectionStopped:
-    reason = f"{type(error).__name__}: {error}"
-    checkpoints.stop(db, projection, position, reason)
+    checkpoints.stop(db, projection, position, f"{type(error).__name__}: {error}")
     return ProjectionStopped(
-        f"{projection.name} stopped after position {position}: {error}",
-        f"Mend the cause, then run `ledgerlake refresh`: it goes on at position {position + 1}.",
+        f"{projection.name} stopped at position {position + 1}: {error}",
+        f"Mend the cause, then run `ledgerlake refresh`: it goes on with position {position + 1}.",
     )
 
 
 def _commit(db: Db, projection: Projection, prepared: _Prepared) -> bool:
     """Write read model and checkpoint in one transaction; False when another runner did the work."""
-    deadline = time.monotonic() + GIVE_UP_AFTER_SECONDS
-    tries = 0
-    while True:
-        started = time.monotonic()
-        try:
-            with db.client.start_session(causal_consistency=False) as session:
-                session.start_transaction(**CONCERNS)
-                if not _write(db, projection, prepared, session):
-                    session.abort_transaction()
-                    return False
-                commit_until_known(session, deadline)
-                return True
-        except OperationFailure as error:
-            # "No such transaction" also follows a fail-over, where trying again at once is right.
-            if error.code in _TOO_LONG and (error.code != 251 or time.monotonic() - started > 1.5):
-                raise _BatchTooLarge from error
-            if not is_transient(error) or time.monotonic() > deadline:
-                raise
-        except PyMongoError as error:
-            if not is_transient(error) or time.monotonic() > deadline:
-                raise
-        tries += 1
-        backoff(tries)
+    try:
+        return in_transaction(db, lambda session: _write(db, projection, prepared, session))
+    except BulkWriteError as error:
+        for failed in error.details.get("writeErrors", ()):
+            if failed.get("code") == _DUPLICATE_KEY:
+                key = failed.get("keyValue", {}).get("_id")
+                raise not_in_step(projection.name, f"holds {key!r} already") from error
+        raise
 
 
 def _write(db: Db, projection: Projection, prepared: _Prepared, session: ClientSession) -> bool:
     # The checkpoint first: it is what two runners collide on, before either has done any work.
-    if not checkpoints.move(
+    moved = checkpoints.move(
         db,
         projection,
         prepared.after,
@@ -205,26 +224,25 @@ def _write(db: Db, projection: Projection, prepared: _Prepared, session: ClientS
         prepared.last_event_id,
         prepared.last_timestamp,
         session,
-    ):
+    )
+    if not moved:
         return False
     model = db[projection.name]
-    deltas = prepared.deltas
-    keys = projection.known(deltas)
-    stored = list(
-        model.find({"_id": {"$in": keys}}, dict.fromkeys(projection.fields, 1), session=session)
-        if keys
-        else ()
-    )
-    if stored:
-        deltas = projection.merge(pl.concat([projection.recall(stored), deltas], how="vertical"))
-    known = {document["_id"] for document in stored}
-    fresh = []
-    changed = []
-    for document in projection.render(deltas):
-        if document["_id"] in known:
-            changed.append(ReplaceOne({"_id": document["_id"]}, document))
-        else:
-            fresh.append(document)
+    fresh = list(prepared.fresh)
+    changed: list[ReplaceOne[Any]] = []
+    if prepared.deltas.height:
+        keys = prepared.deltas["key"].to_list()
+        fields = dict.fromkeys(projection.fields, 1)
+        stored = list(model.find({"_id": {"$in": keys}}, fields, session=session))
+        known = {document["_id"] for document in stored}
+        deltas = prepared.deltas
+        if stored:
+            deltas = projection.merge(pl.concat([projection.recall(stored), deltas], how="vertical"))
+        for key, document in zip(deltas["key"], projection.render(deltas), strict=True):
+            if key in known:
+                changed.append(ReplaceOne({"_id": key}, document))
+            else:
+                fresh.append(document)
     if fresh:
         model.insert_many(fresh, ordered=False, session=session)
     if changed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import polars as pl
+from bson.raw_bson import RawBSONDocument
 
 from ledgerlake.errors import LedgerLakeError
 
@@ -21,7 +22,7 @@ class Projection:
 
         fold(events) -> deltas          events in position order, one row each
         recall(documents) -> deltas     what the stored documents stand for, in the same shape
-        render(deltas) -> documents     the documents that the deltas add up to, `_id` = key
+        render(deltas) -> documents     the documents that the rows come to, in their order, `_id` = key
 
     `merge(deltas) -> deltas` joins rows of one key, the older first. It has to be associative: a log
     comes to the same read model in whatever batches it is read.
@@ -31,7 +32,8 @@ class Projection:
         version: of this definition; a checkpoint of another version is not continued.
         columns: of the event log, by their names in `eventstore.columnar.SCHEMA`.
         fields: of the stored documents, which `recall` reads.
-        known: the keys of `deltas` whose documents may be stored already.
+        starts: which rows of deltas begin a document: none can be stored for them yet. All other
+            documents are looked up.
     """
 
     name: str
@@ -41,8 +43,8 @@ class Projection:
     fold: Callable[[pl.DataFrame], pl.DataFrame]
     recall: Callable[[Sequence[Document]], pl.DataFrame]
     merge: Callable[[pl.DataFrame], pl.DataFrame]
-    render: Callable[[pl.DataFrame], list[Document]]
-    known: Callable[[pl.DataFrame], list[str]]
+    render: Callable[[pl.DataFrame], Sequence[Document | RawBSONDocument]]
+    starts: pl.Expr
 
 
 class ProjectionError(LedgerLakeError):
@@ -51,6 +53,14 @@ class ProjectionError(LedgerLakeError):
 
 class ProjectionStopped(ProjectionError):
     """The projection met events that it can not take, and stands before them until they are mended."""
+
+
+def not_in_step(name: str, what: str) -> ProjectionError:
+    """The error for a read model that is not what its checkpoint says."""
+    return ProjectionError(
+        f"{name} {what}: the read model is not in step with its checkpoint.",
+        f"It was changed from outside or restored in part: `ledgerlake refresh --rebuild {name}`.",
+    )
 
 
 MAX = 2**63 - 1

@@ -7,15 +7,29 @@ from typing import Any
 
 import polars as pl
 
-from ledgerlake.domain.events import EVENT_STATUS
-from ledgerlake.projections.model import Document, as_int64, int64_sum
+from ledgerlake.domain.events import EVENT_STATUS, SCHEMA_VERSION
+from ledgerlake.domain.money import exponent
+from ledgerlake.projections.model import Document, ProjectionError, as_int64, int64_sum
 
-COLUMNS = ("event_type", "organization_id", "currency", "amount_minor", "occurred_at")
+COLUMNS = ("event_type", "schema_version", "organization_id", "currency", "amount_minor", "occurred_at")
 INSTANT = pl.Datetime("ms", "UTC")
 
 
 def with_status(events: pl.DataFrame) -> pl.DataFrame:
-    """The events with the outcome that each gives its movement; fails on a type that has none."""
+    """The events with the outcome that each gives its movement.
+
+    Raises:
+        ProjectionError: an event of a type or schema version that has none.
+        MoneyError: a currency that is none of ISO 4217.
+    """
+    known = pl.col("event_type").is_in(list(EVENT_STATUS)) & (pl.col("schema_version") == SCHEMA_VERSION)
+    for kind, version in events.filter(~known).select("event_type", "schema_version").iter_rows():
+        raise ProjectionError(
+            f"There is no event {kind} of schema version {version}.",
+            "A newer program has written it: bring this one up to date.",
+        )
+    for currency in events["currency"].unique():
+        exponent(currency)
     return events.with_columns(
         status=pl.col("event_type").replace_strict(EVENT_STATUS, return_dtype=pl.String)
     )

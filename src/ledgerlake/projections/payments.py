@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import polars as pl
-from bson import Int64
+from bson.raw_bson import RawBSONDocument
 
-from ledgerlake.domain.events import EVENT_TYPES
-from ledgerlake.domain.money import exponent
-from ledgerlake.mongo.decimal128 import decimal128
-from ledgerlake.projections.model import Document, Projection, as_int64, int64_sum
-from ledgerlake.projections.movements import INSTANT
+from ledgerlake.projections.model import Document, Projection, as_int64, int64_sum, not_in_step
+from ledgerlake.projections.movements import INSTANT, with_status
+from ledgerlake.projections.payment_documents import payment_documents
 
+_NAME = "payment_read_models"
 _COLUMNS = (
     "position",
     "payment_id",
@@ -25,6 +24,7 @@ _COLUMNS = (
     "user_id",
     "reason",
     "unreferenced",
+    "schema_version",
 )
 # What a stretch of a payment's events comes to. `processed` and `failed` are the amounts of the completed
 # and of the last failed attempt, null where there was none; `since` is the version of the first event.
@@ -52,9 +52,10 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 
 def _fold(events: pl.DataFrame) -> pl.DataFrame:
-    processed = pl.col("event_type") == "PaymentProcessed"
-    failed = pl.col("event_type") == "PaymentFailed"
-    refunded = pl.col("event_type") == "PaymentRefunded"
+    events = with_status(events)
+    processed = pl.col("status") == "completed"
+    failed = pl.col("status") == "failed"
+    refunded = pl.col("status") == "refunded"
     amount = pl.col("amount_minor")
     at = pl.col("occurred_at").cast(INSTANT)
     rows = events.select(
@@ -79,11 +80,6 @@ def _fold(events: pl.DataFrame) -> pl.DataFrame:
         firstPosition=pl.col("position"),
         position=pl.col("position"),
     )
-    unknown = set(events["event_type"].unique()) - set(EVENT_TYPES)
-    if unknown:
-        raise ValueError(f"no such event type: {', '.join(sorted(unknown))}")
-    for currency in events["currency"].unique():
-        exponent(currency)
     return _merge(rows)
 
 
@@ -98,7 +94,12 @@ def _merge(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("firstAt").min(),
         pl.col("lastAt").max(),
         pl.col("version", "position").last(),
+        versions=(pl.col("version") - pl.col("since") + 1).sum(),
     )
+    for key, since, version, versions in merged.filter(
+        pl.col("versions") != pl.col("version") - pl.col("since") + 1
+    ).select("key", "since", "version", "versions").iter_rows():  # fmt: skip
+        raise not_in_step(_NAME, f"counts {versions} events of {key!r} in its versions {since} to {version}")
     return as_int64(merged, "refunded").select(pl.col(name).cast(kind) for name, kind in _SCHEMA.items())
 
 
@@ -130,10 +131,13 @@ def _recall(documents: Sequence[Document]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-def _render(deltas: pl.DataFrame) -> list[Document]:
+def _render(deltas: pl.DataFrame) -> list[RawBSONDocument]:
+    for key, since in deltas.filter(pl.col("since") != 1).select("key", "since").iter_rows():
+        raise not_in_step(_NAME, f"has taken the events of {key!r} before version {since}, but lacks it")
     processed = pl.col("processed")
     refunded = pl.col("refunded")
     amount = pl.coalesce(pl.when("unreferenced").then(refunded), processed, "failed")
+    net = processed.fill_null(0) - refunded
     states = deltas.with_columns(
         status=pl.when("unreferenced")
         .then(pl.lit("refunded"))
@@ -144,55 +148,16 @@ def _render(deltas: pl.DataFrame) -> list[Document]:
         .when(refunded < processed)
         .then(pl.lit("partially_refunded"))
         .otherwise(pl.lit("refunded")),
-        amount=amount,
-        net=processed.fill_null(0) - refunded,
-        reason=pl.when(pl.col("reason") != "").then("reason"),
+        amountMinor=amount,
+        refundedMinor=refunded,
+        netMinor=net,
+        lastFailureReason=pl.when(pl.col("reason") != "").then("reason"),
     )
-    documents: list[Document] = []
-    columns = (
-        "key", "organizationId", "userId", "currency", "status", "unreferenced", "amount", "refunded", "net",
-        "attempts", "failures", "refunds", "reason", "firstAt", "lastAt", "completedAt", "version",
-        "firstPosition", "position",
-    )  # fmt: skip
-    # Tuples, not dicts: this loop runs once for every payment of a batch, and is where the time goes.
-    for (
-        key, organization, user, currency, status, unreferenced, minor, back, net,
-        attempts, failures, refunds, reason, first_at, last_at, completed_at, version,
-        first_position, position,
-    ) in states.select(columns).iter_rows():  # fmt: skip
-        places = exponent(currency)
-        documents.append(
-            {
-                "_id": key,
-                "paymentId": key,
-                "organizationId": organization,
-                "userId": user,
-                "currency": currency,
-                "status": status,
-                "unreferenced": unreferenced,
-                "amountMinor": Int64(minor),
-                "amount": decimal128(minor, places),
-                "refundedMinor": Int64(back),
-                "refunded": decimal128(back, places),
-                "netMinor": Int64(net),
-                "net": decimal128(net, places),
-                "attempts": attempts,
-                "failures": failures,
-                "refunds": refunds,
-                "lastFailureReason": reason,
-                "firstAt": first_at,
-                "lastAt": last_at,
-                "completedAt": completed_at,
-                "version": Int64(version),
-                "firstPosition": Int64(first_position),
-                "position": Int64(position),
-            }
-        )
-    return documents
+    return payment_documents(states)
 
 
 PAYMENTS = Projection(
-    name="payment_read_models",
+    name=_NAME,
     version=1,
     columns=_COLUMNS,
     fields=(
@@ -218,6 +183,5 @@ PAYMENTS = Projection(
     recall=_recall,
     merge=_merge,
     render=_render,
-    # A stream that starts in this batch has no document yet: only the others are looked up.
-    known=lambda deltas: deltas.filter(pl.col("since") > 1)["key"].to_list(),
+    starts=pl.col("since") == 1,
 )

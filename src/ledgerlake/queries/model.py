@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
 from ledgerlake.errors import LedgerLakeError
@@ -44,7 +47,36 @@ class Query(Protocol[R_co]):
         ...
 
 
-def as_of(db: Db, projection: str) -> AsOf:
-    """The projection's checkpoint. Read it before the model: the answer is then never older than it says."""
-    found = checkpoint(db, projection)
+@contextmanager
+def snapshot(db: Db) -> Iterator[ClientSession]:
+    """A session whose reads all see one moment: an answer then is exactly as of the position it names."""
+    with db.client.start_session(snapshot=True) as session:
+        yield session
+
+
+def as_of(db: Db, projection: str, session: ClientSession) -> AsOf:
+    """How far the projection's read model is, at the moment that `session` sees."""
+    found = checkpoint(db, projection, session)
     return AsOf(found.position, found.updated_at)
+
+
+def text(name: str, value: object) -> str:
+    """`value` if it is a text, so that no query operator can stand in the place of a value.
+
+    Raises:
+        QueryError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise QueryError(f"{name} is a text, not {value!r}.")
+    return value
+
+
+def day(name: str, value: object) -> date:
+    """`value` if it is a day.
+
+    Raises:
+        QueryError: it is something else. An instant is refused too: its time of day would be cut off.
+    """
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise QueryError(f"{name} is a day (datetime.date), not {value!r}.")
+    return value

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+from pymongo.client_session import ClientSession
 
 from ledgerlake.domain.money import exponent
 from ledgerlake.mongo.indexes import PAYMENTS, STATISTICS, TRENDS
 from ledgerlake.projections.statistics import average
-from ledgerlake.queries.model import AsOf, Db, QueryError, as_of
+from ledgerlake.queries.model import AsOf, Db, QueryError, as_of, day, snapshot, text
+
+Wanted: TypeAlias = dict[str, Any]
 
 GRANULARITIES: Final = ("day", "week", "month")
 
@@ -50,11 +54,15 @@ class PaymentState:
 
 @dataclass(frozen=True, slots=True)
 class StatisticsResult:
-    """Statistics of movements, and without a range also the states that payments are in now."""
+    """Statistics of movements, and without a range also the states that payments are in now.
+
+    The states come from a read model with a checkpoint of its own: `states_as_of`, None with a range.
+    """
 
     rows: tuple[StatisticsRow, ...]
     payment_states: tuple[PaymentState, ...]
     as_of: AsOf
+    states_as_of: AsOf | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,79 +75,82 @@ class GetStatistics:
 
     def answer(self, db: Db) -> StatisticsResult:
         """Raises QueryError for an interval that ends before it starts."""
+        of = _of(self.organization_id)
         days = _days(self.start, self.end)
-        if days:
-            fresh = as_of(db, TRENDS)
-            return StatisticsResult(self._from_trends(db, days), (), fresh)
-        fresh = min(as_of(db, STATISTICS), as_of(db, PAYMENTS), key=lambda at: at.position)
-        documents = db[STATISTICS].find(_of(self.organization_id)).sort("_id", 1)
-        rows = (
-            _row(
-                (d["organizationId"], d["status"], d["currency"]),
-                d["count"],
-                d["totalMinor"],
-                d["minMinor"],
-                d["maxMinor"],
+        with snapshot(db) as session:
+            if days:
+                rows = _rolled_up(db, {**of, **days}, session)
+                return StatisticsResult(rows, (), as_of(db, TRENDS, session), None)
+            documents = db[STATISTICS].find(of, session=session).sort("_id", 1)
+            rows = tuple(
+                _row(
+                    (d["organizationId"], d["status"], d["currency"]),
+                    d["count"],
+                    d["totalMinor"],
+                    d["minMinor"],
+                    d["maxMinor"],
+                )
+                for d in documents
             )
-            for d in documents
-        )
-        return StatisticsResult(tuple(rows), self._states(db), fresh)
-
-    def _from_trends(self, db: Db, days: dict[str, Any]) -> tuple[StatisticsRow, ...]:
-        grouped = db[TRENDS].aggregate(
-            [
-                {"$match": {**_of(self.organization_id), **days}},
-                {
-                    "$group": {
-                        "_id": {"o": "$organizationId", "s": "$status", "c": "$currency"},
-                        "count": {"$sum": "$count"},
-                        "total": {"$sum": "$totalMinor"},
-                        "min": {"$min": "$minMinor"},
-                        "max": {"$max": "$maxMinor"},
-                    }
-                },
-                {"$sort": {"_id.o": 1, "_id.s": 1, "_id.c": 1}},
-            ]
-        )
-        return tuple(
-            _row((g["_id"]["o"], g["_id"]["s"], g["_id"]["c"]), g["count"], g["total"], g["min"], g["max"])
-            for g in grouped
-        )
-
-    def _states(self, db: Db) -> tuple[PaymentState, ...]:
-        grouped = db[PAYMENTS].aggregate(
-            [
-                {"$match": _of(self.organization_id)},
-                {
-                    "$group": {
-                        "_id": {
-                            "o": "$organizationId",
-                            "s": "$status",
-                            "u": "$unreferenced",
-                            "c": "$currency",
-                        },
-                        "count": {"$sum": 1},
-                        "amount": {"$sum": "$amountMinor"},
-                        "refunded": {"$sum": "$refundedMinor"},
-                    }
-                },
-                {"$sort": {"_id.o": 1, "_id.s": 1, "_id.u": 1, "_id.c": 1}},
-            ]
-        )
-        return tuple(
-            PaymentState(
-                g["_id"]["o"],
-                g["_id"]["s"],
-                g["_id"]["u"],
-                g["_id"]["c"],
-                g["count"],
-                int(g["amount"]),
-                _units(g["amount"], g["_id"]["c"]),
-                int(g["refunded"]),
-                _units(g["refunded"], g["_id"]["c"]),
+            return StatisticsResult(
+                rows, _states(db, of, session), as_of(db, STATISTICS, session), as_of(db, PAYMENTS, session)
             )
-            for g in grouped
+
+
+def _rolled_up(db: Db, wanted: Wanted, session: ClientSession) -> tuple[StatisticsRow, ...]:
+    grouped = db[TRENDS].aggregate(
+        [
+            {"$match": wanted},
+            {
+                "$group": {
+                    "_id": {"o": "$organizationId", "s": "$status", "c": "$currency"},
+                    "count": {"$sum": "$count"},
+                    "total": {"$sum": "$totalMinor"},
+                    "min": {"$min": "$minMinor"},
+                    "max": {"$max": "$maxMinor"},
+                }
+            },
+            {"$sort": {"_id.o": 1, "_id.s": 1, "_id.c": 1}},
+        ],
+        session=session,
+    )
+    return tuple(
+        _row((g["_id"]["o"], g["_id"]["s"], g["_id"]["c"]), g["count"], g["total"], g["min"], g["max"])
+        for g in grouped
+    )
+
+
+def _states(db: Db, wanted: Wanted, session: ClientSession) -> tuple[PaymentState, ...]:
+    key = {"o": "$organizationId", "s": "$status", "u": "$unreferenced", "c": "$currency"}
+    grouped = db[PAYMENTS].aggregate(
+        [
+            {"$match": wanted},
+            {
+                "$group": {
+                    "_id": key,
+                    "count": {"$sum": 1},
+                    "amount": {"$sum": "$amountMinor"},
+                    "refunded": {"$sum": "$refundedMinor"},
+                }
+            },
+            {"$sort": {"_id.o": 1, "_id.s": 1, "_id.u": 1, "_id.c": 1}},
+        ],
+        session=session,
+    )
+    return tuple(
+        PaymentState(
+            g["_id"]["o"],
+            g["_id"]["s"],
+            g["_id"]["u"],
+            g["_id"]["c"],
+            g["count"],
+            _exact(g["amount"]),
+            _units(g["amount"], g["_id"]["c"]),
+            _exact(g["refunded"]),
+            _units(g["refunded"], g["_id"]["c"]),
         )
+        for g in grouped
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +185,17 @@ class GetTrends:
 
     def answer(self, db: Db) -> TrendsResult:
         """Raises QueryError for an unknown granularity, or an interval that ends before it starts."""
-        if self.granularity not in GRANULARITIES:
+        if text("granularity", self.granularity) not in GRANULARITIES:
             raise QueryError(f"granularity {self.granularity!r} is none of {', '.join(GRANULARITIES)}.")
-        fresh = as_of(db, TRENDS)
         wanted = {**_of(self.organization_id), **_days(self.start, self.end)}
         sums: dict[tuple[date, str, str, str], tuple[int, int]] = {}
-        for d in db[TRENDS].find(wanted):
-            period = _period(d["day"].date(), self.granularity)
-            key = (period, d["organizationId"], d["currency"], d["status"])
-            count, total = sums.get(key, (0, 0))
-            sums[key] = (count + d["count"], total + d["totalMinor"])
+        with snapshot(db) as session:
+            fresh = as_of(db, TRENDS, session)
+            for d in db[TRENDS].find(wanted, session=session):
+                period = _period(d["day"].date(), self.granularity)
+                key = (period, d["organizationId"], d["currency"], d["status"])
+                count, total = sums.get(key, (0, 0))
+                sums[key] = (count + d["count"], total + d["totalMinor"])
         rows = (
             TrendRow(*key, count=int(count), total_minor=int(total), total=_units(total, key[2]))
             for key, (count, total) in sorted(sums.items())
@@ -191,33 +203,33 @@ class GetTrends:
         return TrendsResult(tuple(rows), fresh)
 
 
-def _of(organization_id: str | None) -> dict[str, Any]:
-    return {} if organization_id is None else {"organizationId": str(organization_id)}
+def _of(organization_id: str | None) -> Wanted:
+    return {} if organization_id is None else {"organizationId": text("organization_id", organization_id)}
 
 
-def _days(start: date | None, end: date | None) -> dict[str, Any]:
-    if start is not None and end is not None and end < start:
+def _days(start: date | None, end: date | None) -> Wanted:
+    if start is not None and end is not None and day("end", end) < day("start", start):
         raise QueryError(f"The interval ends ({end}) before it starts ({start}).")
     bounds: dict[str, Any] = {}
     if start is not None:
-        bounds["$gte"] = _midnight(start)
+        bounds["$gte"] = _midnight(day("start", start))
     if end is not None:
-        bounds["$lt"] = _midnight(end)
+        bounds["$lt"] = _midnight(day("end", end))
     return {"day": bounds} if bounds else {}
 
 
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
+def _midnight(of: date) -> datetime:
+    return datetime.combine(of, time(), UTC)
 
 
-def _period(day: date, granularity: str) -> date:
+def _period(of: date, granularity: str) -> date:
     match granularity:
         case "week":
-            return day - timedelta(days=day.weekday())
+            return of - timedelta(days=of.weekday())
         case "month":
-            return day.replace(day=1)
+            return of.replace(day=1)
         case _:
-            return day
+            return of
 
 
 def _row(key: tuple[str, str, str], count: int, total: int, least: int, most: int) -> StatisticsRow:
@@ -225,13 +237,23 @@ def _row(key: tuple[str, str, str], count: int, total: int, least: int, most: in
     return StatisticsRow(
         *key,
         count=int(count),
-        total_minor=int(total),
+        total_minor=_exact(total),
         total=_units(total, currency),
-        average=average(int(total), int(count), exponent(currency)),
+        average=average(_exact(total), int(count), exponent(currency)),
         min=_units(least, currency),
         max=_units(most, currency),
     )
 
 
-def _units(minor: int, currency: str) -> Decimal:
-    return Decimal(int(minor)).scaleb(-exponent(currency))
+def _units(minor: float, currency: str) -> Decimal:
+    return Decimal(_exact(minor)).scaleb(-exponent(currency))
+
+
+def _exact(total: float) -> int:
+    """A sum as the server gives it. It turns into a float, and is rounded, where 64 bits are too few."""
+    if isinstance(total, float):
+        raise QueryError(
+            f"A sum of about {total:.6g} minor units does not fit 64 bits.",
+            "Ask for one organization, or for fewer days.",
+        )
+    return int(total)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ledgerlake.domain.payment import Status
 from ledgerlake.mongo.indexes import PAYMENTS
-from ledgerlake.queries.model import AsOf, Db, PaymentNotFound, QueryError, as_of
+from ledgerlake.queries.model import AsOf, Db, PaymentNotFound, QueryError, as_of, snapshot, text
 
 MAX_PAGE: Final = 1_000
 
@@ -84,9 +84,11 @@ class GetPayment:
     payment_id: str
 
     def answer(self, db: Db) -> PaymentResult:
-        """Raises PaymentNotFound when there is no such payment at the checkpoint."""
-        fresh = as_of(db, PAYMENTS)
-        document = db[PAYMENTS].find_one({"_id": str(self.payment_id)})
+        """Raises PaymentNotFound when there is no such payment at the checkpoint; QueryError."""
+        wanted = {"_id": text("payment_id", self.payment_id)}
+        with snapshot(db) as session:
+            fresh = as_of(db, PAYMENTS, session)
+            document = db[PAYMENTS].find_one(wanted, session=session)
         if document is None:
             raise PaymentNotFound(
                 f"There is no payment {self.payment_id!r} (as of position {fresh.position}).",
@@ -109,7 +111,8 @@ class ListPayments:
     """An organization's payments, the last opened first, `limit` a page (1 to 1,000).
 
     Pages are cut by the position of a payment's first event, which never changes: paging meets every
-    payment once, also while payments are refunded and new ones arrive.
+    payment once, also while payments are refunded and new ones arrive. One that changes its status
+    between two pages counts with the status that it has when its page is read.
     """
 
     organization_id: str
@@ -120,19 +123,21 @@ class ListPayments:
 
     def answer(self, db: Db) -> PaymentPage:
         """Raises QueryError for an unknown status, a limit out of range, a cursor that is none of ours."""
-        if self.status is not None and self.status not in set(Status):
-            raise QueryError(f"status {self.status!r} is none of {', '.join(Status)}.")
-        if not 1 <= self.limit <= MAX_PAGE:
-            raise QueryError(f"limit {self.limit} is not from 1 to {MAX_PAGE}.")
-        wanted: dict[str, Any] = {"organizationId": str(self.organization_id)}
+        wanted: dict[str, Any] = {"organizationId": text("organization_id", self.organization_id)}
         if self.status is not None:
-            wanted["status"] = str(self.status)
+            wanted["status"] = text("status", self.status)
+            if self.status not in set(Status):
+                raise QueryError(f"status {self.status!r} is none of {', '.join(Status)}.")
         if self.currency is not None:
-            wanted["currency"] = str(self.currency)
+            wanted["currency"] = text("currency", self.currency)
+        if type(self.limit) is not int or not 1 <= self.limit <= MAX_PAGE:
+            raise QueryError(f"limit {self.limit!r} is not from 1 to {MAX_PAGE}.")
         if self.cursor is not None:
-            wanted["firstPosition"] = {"$lt": _position(self.cursor)}
-        fresh = as_of(db, PAYMENTS)
-        found = list(db[PAYMENTS].find(wanted).sort("firstPosition", -1).limit(self.limit + 1))
+            wanted["firstPosition"] = {"$lt": _position(text("cursor", self.cursor))}
+        with snapshot(db) as session:
+            fresh = as_of(db, PAYMENTS, session)
+            pages = db[PAYMENTS].find(wanted, session=session).sort("firstPosition", -1)
+            found = list(pages.limit(self.limit + 1))
         page = found[: self.limit]
         more = len(found) > self.limit
         return PaymentPage(

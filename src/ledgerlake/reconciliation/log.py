@@ -80,7 +80,7 @@ class Log:
             "high": {"$max": minor},
             "firstAt": {"$min": "$timestamp"},
             "lastAt": {"$max": "$timestamp"},
-            "positions": {"$sum": {"$toDecimal": "$position"}},
+            "positions": {"$sum": "$position"},
             "first": {"$min": "$position"},
             "last": {"$max": "$position"},
         }
@@ -104,7 +104,7 @@ class Log:
         return LogFigures(
             position,
             sum(row["count"] for row in found),
-            sum(int(row["positions"].to_decimal()) for row in found),
+            sum(int(row["positions"]) for row in found),
             min((row["first"] for row in found), default=0),
             max((row["last"] for row in found), default=0),
             figures,
