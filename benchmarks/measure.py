@@ -98,7 +98,7 @@ def insert_all(collection: Collection[dict[str, Any]], documents: list[dict[str,
         collection.insert_many(documents[first : first + batch])
 
 
-def events(count: int, seed: int = 1) -> Iterator[list[dict[str, Any]]]:
+def events(count: int, refunds: bool = True, seed: int = 1) -> Iterator[list[dict[str, Any]]]:
     """`count` event documents in batches: 40 organizations, three currencies, each sixth event a refund."""
     chance = random.Random(seed)
     start = datetime(2026, 1, 1, tzinfo=UTC)
@@ -109,8 +109,11 @@ def events(count: int, seed: int = 1) -> Iterator[list[dict[str, Any]]]:
         batch = []
         for _ in range(min(10_000, count - position)):
             position += 1
-            refund = position % 6 == 0 and open_payments
+            refund = refunds and position % 6 == 0 and open_payments
             if refund:
+                # At a random distance: most refunds meet a payment of an earlier batch, as in life.
+                place = chance.randrange(len(open_payments))
+                open_payments[place], open_payments[-1] = open_payments[-1], open_payments[place]
                 payment, organization, currency, minor = open_payments.pop()
                 kind, version, data = "PaymentRefunded", 2, {"reason": "returned"}
             else:
@@ -150,10 +153,10 @@ def events(count: int, seed: int = 1) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def fill(scale: Scale, database: Db) -> None:
+def fill(scale: Scale, database: Db, *, refunds: bool = True) -> None:
     """Put `scale.events` events into the log, past the command side: what is read, not what is measured."""
     done = 0
-    for batch in events(scale.events):
+    for batch in events(scale.events, refunds):
         database["events"].insert_many(batch)
         done += len(batch)
         if done % 250_000 == 0:

@@ -1,4 +1,4 @@
-"""The command line as people and scripts use it: one tool, JSON on request, exit codes that mean something."""
+"""The command line as people and scripts use it: one tool, JSON on request, meaningful exit codes."""
 
 from __future__ import annotations
 

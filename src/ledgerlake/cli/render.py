@@ -52,6 +52,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> None:
     """Print rows; numbers and amounts are right-aligned."""
+    from rich.measure import Measurement
     from rich.table import Table
 
     shown = [list(row) for row in rows]
@@ -64,7 +65,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     out = console()
     # Title and note stand by themselves: inside the table they would be folded to its width.
     out.print(title, style="bold", markup=False, soft_wrap=True)
-    out.print(table)
+    # Wider than the terminal if need be: that folds a line, where a narrow table would drop digits.
+    needed = Measurement.get(out, out.options.update(max_width=1_000), table).maximum
+    out.print(table, width=max(out.width, needed), crop=False)
     if note:
         out.print(note, style="dim", markup=False, soft_wrap=True)
 
