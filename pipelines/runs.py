@@ -18,7 +18,7 @@ _UNDER_WAY = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-_FIRST_WAIT, _LONGEST_WAIT = 10.0, 900.0
+_FIRST_WAIT, _LONGEST_WAIT = 5.0, 900.0
 
 
 def run_under_way(instance: dg.DagsterInstance, now: float | None = None) -> dg.DagsterRun | None:
@@ -40,7 +40,7 @@ def run_under_way(instance: dg.DagsterInstance, now: float | None = None) -> dg.
 
 
 def seconds_to_wait(instance: dg.DagsterInstance, now: float | None = None) -> tuple[float, int]:
-    """How long to leave the job alone, and after how many failures in a row: 10 s, 20 s ... 15 minutes."""
+    """How long to leave the job alone, and after how many failures in a row: 5 s, 10 s ... 15 minutes."""
     now = time.time() if now is None else now
     failures, ended = 0, 0.0
     for record in instance.get_run_records(dg.RunsFilter(job_name=refresh_all.name), limit=12):

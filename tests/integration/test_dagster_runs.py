@@ -193,10 +193,10 @@ def test_a_failed_run_is_tried_again_less_and_less_often_until_all_is_well(
     database["events"].delete_one({"position": 50})
     assert not refresh(instance, Ledger(settings)).success
     assert look(instance, settings).startswith("1 runs in a row failed: trying again in")
-    assert runs.seconds_to_wait(instance)[0] == pytest.approx(10, abs=5)
+    assert runs.seconds_to_wait(instance)[0] == pytest.approx(5, abs=4)
     assert not refresh(instance, Ledger(settings)).success
-    assert runs.seconds_to_wait(instance)[0] == pytest.approx(20, abs=5)
-    assert runs.seconds_to_wait(instance, time.time() + 21) == (0.0, 2)
+    assert runs.seconds_to_wait(instance)[0] == pytest.approx(10, abs=4)
+    assert runs.seconds_to_wait(instance, time.time() + 11) == (0.0, 2)
 
 
 def test_while_a_run_is_under_way_no_other_is_asked_for(

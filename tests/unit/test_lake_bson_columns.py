@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from bson import Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.codec_options import CodecOptions
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ledgerlake.eventstore.bson_columns import Kind, WrongTypeError, decode, documents, first_batch
@@ -85,7 +85,12 @@ def expected(document: dict[str, Any], path: str) -> Any:
     return str(value) if isinstance(value, ObjectId) else value
 
 
+LONG = "long key that takes more than sixteen bytes"
+
+
 @given(st.lists(documents_of_few_shapes(), max_size=8), st.integers(1, 9))
+@example([{LONG: "a key that is longer than the documents after it"}, {}, {}], 5)
+@example([{LONG[:9]: 1.5}, {LONG[:10]: 1.5}, {"x": 1}, {}], 5)
 def test_columns_hold_what_the_drivers_decoder_says(some: list[dict[str, Any]], times: int) -> None:
     # Repeated, so that groups are walked in step, and interleaved, so that they have to be split.
     many = some * times

@@ -172,15 +172,15 @@ class _Walk:
         length = self._header(first)
         if length == 1:
             return np.asarray(self.bytes[group.at] == _END)
-        alike = np.ones(len(group.at), np.bool_)
-        # Eight bytes at a time; the last eight overlap the ones before, or reach past a short key.
-        for offset in range(0, length - 7, 8):
-            alike &= self.int64[group.at + offset] == self.int64[first + offset]
         if length < 8:
             mask = np.int64((1 << 8 * length) - 1)
-            alike &= (self.int64[group.at] & mask) == (self.int64[first] & mask)
-        elif length % 8:
-            alike &= self.int64[group.at + (length - 8)] == self.int64[first + length - 8]
+            return np.asarray((self.int64[group.at] & mask) == (self.int64[first] & mask))
+        alike = np.ones(len(group.at), np.bool_)
+        # Eight bytes at a time, the last eight overlapping the ones before. Where that would reach past
+        # the data, the document is shorter than the key: its final NUL has made it differ already.
+        last = len(self.int64) - 1
+        for offset in {*range(0, length - 7, 8), length - 8}:
+            alike &= self.int64[np.minimum(group.at + offset, last)] == self.int64[first + offset]
         return alike
 
     def _header(self, at: int) -> int:

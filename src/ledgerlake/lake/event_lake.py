@@ -118,7 +118,8 @@ class EventLake:
                 wanted = min(segment.last, target)
                 info = self._info(segment)
                 if info is not None and index > position // self.segment_size:
-                    self._check_same_log(db, [info], end)  # it lay behind a hole
+                    # It lay behind a hole, or another refresh has just written it, from a later head.
+                    self._check_same_log(db, [info], head(db))
                 if info is None or info.to < wanted:
                     write_segment(self.events_dir, segment, segment_rows(log, segment, info, wanted))
                     written += 1
