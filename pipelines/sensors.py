@@ -30,7 +30,6 @@ def behind_the_log(
         return dg.SkipReason(f"Run {run.run_id[:8]} is at it ({run.status.value}). Now: {standing}.")
     wait, failures = seconds_to_wait(context.instance)
     if wait > 0:
-        return dg.SkipReason(
-            f"{failures} runs in a row failed: trying again in {wait:.0f} s. Now: {standing}."
-        )
+        failed = "The last run failed" if failures == 1 else f"The last {failures} runs failed"
+        return dg.SkipReason(f"{failed}: trying again in {wait:.0f} s. Now: {standing}.")
     return dg.RunRequest(tags={"ledgerlake/head": str(standing.head)})

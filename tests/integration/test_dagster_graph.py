@@ -129,7 +129,7 @@ def test_dagsters_history_lies_in_the_home_of_the_ledger(
 
 def test_loading_the_definitions_imports_nothing_heavy() -> None:
     """`dg list defs` and every start of a run pay for what is imported here."""
-    heavy = ("polars", "duckdb", "pymongoarrow", "plotly", "papermill")
+    heavy = ("polars", "duckdb", "plotly", "papermill")
     code = (
         f"import sys, pipelines.definitions as d; d.defs(); print([m for m in {heavy} if m in sys.modules])"
     )

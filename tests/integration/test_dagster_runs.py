@@ -192,7 +192,7 @@ def test_a_failed_run_is_tried_again_less_and_less_often_until_all_is_well(
     append(database, 100)
     database["events"].delete_one({"position": 50})
     assert not refresh(instance, Ledger(settings)).success
-    assert look(instance, settings).startswith("1 runs in a row failed: trying again in")
+    assert look(instance, settings).startswith("The last run failed: trying again in")
     assert runs.seconds_to_wait(instance)[0] == pytest.approx(5, abs=4)
     assert not refresh(instance, Ledger(settings)).success
     assert runs.seconds_to_wait(instance)[0] == pytest.approx(10, abs=4)
