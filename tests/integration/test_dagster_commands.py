@@ -32,10 +32,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def operator(environ: dict[str, str]) -> dict[str, str]:
+def operator(environ: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """What an operator's shell has: nothing of ours but where the ledger is."""
     kept = {name: value for name, value in environ.items() if not name.startswith("DAGSTER")}
-    return kept | {"PATH": os.pathsep.join([str(DG.parent), os.environ.get("PATH", "")]), "COLUMNS": "120"}
+    return kept | {
+        "PATH": os.pathsep.join([str(DG.parent), os.environ.get("PATH", "")]),
+        "COLUMNS": "120",
+        # dg by itself reads the setting in dagster.yaml only when DAGSTER_HOME is set.
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "HOME": str(tmp_path),
+    }
 
 
 def run(*command: str, env: dict[str, str]) -> str:
