@@ -55,7 +55,7 @@ class Settings:
             database=_database(environ),
             segment_size=_count(environ, "LEDGERLAKE_SEGMENT_SIZE", 100_000, 1, 100_000_000),
             projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", 20_000, 1, 1_000_000),
-            append_batch=_count(environ, "LEDGERLAKE_APPEND_BATCH", 500, 1, 10_000),
+            append_batch=_count(environ, "LEDGERLAKE_APPEND_BATCH", 500, 1, 1_000),
             append_linger_ms=_milliseconds(environ, "LEDGERLAKE_APPEND_LINGER_MS", 0.0, 1_000.0),
         )
 

@@ -45,15 +45,19 @@ def validation_middleware(command: PaymentCommand, handle: Handler) -> CommandRe
     return handle(command)
 
 
-# Longer ids would not fit an index key well, and no source has them.
+# Longer ids would not fit an index key well, and no source has them; a reason is a sentence, not a file.
 MAX_ID_LENGTH = 512
+MAX_TEXT_LENGTH = 4_096
+# Reports count in months: the month after the last one must exist. 9999-12-31 is what sources write for
+# "no date", and an event with such a date could never be taken back.
+FIRST_YEAR, LAST_YEAR = 1900, 9998
 
 
 def validate(command: PaymentCommand) -> None:
     """Check the fields that every command has.
 
     Raises:
-        CommandRejected: naming the first field that is missing, too long or not what it should be.
+        CommandRejected: naming the first field that is missing, too long, no text or out of range.
     """
     ids = [("command_id", command.command_id), ("organization_id", command.organization_id)]
     payment_id: str | None = getattr(command, "payment_id", None)
@@ -63,10 +67,22 @@ def validate(command: PaymentCommand) -> None:
         if not value or not value.strip():
             raise CommandRejected(f"missing_{name}", f"{name} is missing.")
     for name, text in (*ids, ("user_id", command.user_id or "")):
-        if len(text) > MAX_ID_LENGTH or "\0" in text:
-            raise CommandRejected(f"bad_{name}", f"{name} is over {MAX_ID_LENGTH} characters or has a NUL.")
+        _check_text(name, text, MAX_ID_LENGTH)
+    _check_text("reason", command.reason or "", MAX_TEXT_LENGTH)
+    for key, text in command.metadata.items():
+        _check_text("metadata", key + text, MAX_TEXT_LENGTH)
     if command.occurred_at.tzinfo is None:
         raise CommandRejected("bad_date", "occurred_at has no time zone.")
+    if not FIRST_YEAR <= command.occurred_at.year <= LAST_YEAR:
+        raise CommandRejected("bad_date", f"occurred_at is not in the years {FIRST_YEAR} to {LAST_YEAR}.")
+
+
+def _check_text(name: str, text: str, longest: int) -> None:
+    # isascii() settles nearly every text; half a surrogate pair is what no UTF-8 can hold.
+    if len(text) > longest or "\0" in text:
+        raise CommandRejected(f"bad_{name}", f"{name} is over {longest} characters or has a NUL.")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise CommandRejected(f"bad_{name}", f"{name} has half of a surrogate pair, which is no character.")
 
 
 def correlation_middleware(command: PaymentCommand, handle: Handler) -> CommandResult:

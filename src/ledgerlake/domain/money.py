@@ -113,7 +113,8 @@ class Money:
             whole, _, fraction = amount.partition(".")
             # The common form, digits with at most as many decimals as the currency, needs no Decimal.
             digits = whole + fraction
-            if whole and len(fraction) <= places and digits.isdigit() and digits.isascii():
+            # Thirty digits are beyond int64 anyway; thousands would be beyond int() itself.
+            if whole and len(digits) < 30 and len(fraction) <= places and digits.isdigit() and digits.isascii():
                 return cls(int(digits) * 10 ** (places - len(fraction)), currency)
         return cls(_exact_minor(amount, currency, places), currency)
 

@@ -24,6 +24,11 @@ from ledgerlake.errors import LedgerLakeError
 Command: TypeAlias = ProcessPayment | FailPayment | RefundPayment
 
 
+# Minor units: ten trillion euros. Totals are int64, and an event can never be taken back: without a limit
+# at the door, a card number in the amount column would one day stop every total of its organization.
+MAX_AMOUNT: Final = 10**15
+
+
 class Status(StrEnum):
     """What a payment has come to, derived from its events."""
 
@@ -103,6 +108,8 @@ def _check_fields(command: Command) -> None:
         raise CommandRejected("zero_amount", "The amount is zero.")
     if command.amount.minor < 0:
         raise CommandRejected("negative_amount", f"The amount {command.amount} is negative.")
+    if command.amount.minor > MAX_AMOUNT:
+        raise CommandRejected("amount_too_large", f"The amount {command.amount} is beyond any payment.")
     if command.payment_id is not None and command.payment_id.startswith(CREDIT_NOTE):
         raise CommandRejected("bad_payment_id", f"Payment ids may not start with {CREDIT_NOTE!r}.")
 

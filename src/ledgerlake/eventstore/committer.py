@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from bson.raw_bson import RawBSONDocument
+from pymongo.errors import PyMongoError
 
 from ledgerlake.eventstore.encoding import encode
 from ledgerlake.eventstore.model import Append, EventStoreError, Outcome
@@ -110,16 +111,27 @@ class GroupCommitter:
         writers = 1
         while batch := self._next_batch(writers):
             writers = len(batch)
-            try:
-                committed = self._transaction.commit(batch)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the writers that wait must hear it
+            if not self._commit(batch) and len(batch) > 1:
+                # One of them is what the server does not take: the others must not fail with it.
                 for request in batch:
-                    request.settle(None, error)
-                continue
-            for request, outcomes in zip(batch, committed.outcomes, strict=True):
-                request.settle(outcomes)
-            if committed.documents:
-                self._on_committed(committed.documents)
+                    self._commit([request], last_try=True)
+
+    def _commit(self, batch: list[Request], *, last_try: bool = False) -> bool:
+        """Commit a batch and settle its requests; False if the server refused it and it may be taken apart."""
+        try:
+            committed = self._transaction.commit(batch)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the writers that wait must hear it
+            refused = isinstance(error, PyMongoError)
+            if refused and len(batch) > 1 and not last_try:
+                return False
+            for request in batch:
+                request.settle(None, _refusal(error) if isinstance(error, PyMongoError) else error)
+            return True
+        for request, outcomes in zip(batch, committed.outcomes, strict=True):
+            request.settle(outcomes)
+        if committed.documents:
+            self._on_committed(committed.documents)
+        return True
 
     def _next_batch(self, writers: int) -> list[Request]:
         with self._lock:
@@ -146,3 +158,9 @@ class GroupCommitter:
                 self._queued -= len(request.appends)
             self._drained.notify_all()
             return batch
+
+
+def _refusal(error: PyMongoError) -> EventStoreError:
+    refusal = EventStoreError(f"MongoDB refused the append ({type(error).__name__}: {error}).")
+    refusal.__cause__ = error
+    return refusal

@@ -17,7 +17,9 @@ from bson import Int64, ObjectId
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 
-from ledgerlake.eventstore.model import Append, StoredEvent
+from ledgerlake.eventstore.model import Append, EventTooLarge, StoredEvent
+
+MAX_EVENT_BYTES: Final = 1_000_000
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -59,7 +61,13 @@ def encode(append: Append) -> list[bytes]:
                 metadata = {**metadata, "requestHash": append.request_hash}
         document["metadata"] = metadata
         document["schemaVersion"] = event.schema_version
-        encoded.append(bson.encode(document))
+        raw = bson.encode(document)
+        if len(raw) > MAX_EVENT_BYTES:
+            raise EventTooLarge(
+                f"An event of stream {append.stream_id!r} takes {len(raw):,} bytes, over {MAX_EVENT_BYTES:,}.",
+                "Keep large content elsewhere, and its address in the event.",
+            )
+        encoded.append(raw)
     return encoded
 
 

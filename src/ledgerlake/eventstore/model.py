@@ -84,6 +84,10 @@ class CommandIdReused(EventStoreError):
         self.stream_id = stream_id
 
 
+class EventTooLarge(EventStoreError):
+    """An event is larger than the store takes; nothing was stored."""
+
+
 class StoreUnavailable(EventStoreError):
     """MongoDB did not take or confirm the append within the time limit: send the command again."""
 

@@ -102,6 +102,7 @@ class EventStore:
     def close(self) -> None:
         """Commit what is queued and stop taking appends."""
         self._committer.close()
+        self.bus.close()
 
     def __enter__(self) -> Self:
         return self

@@ -170,8 +170,12 @@ def _json_rows(file: RowFile, lines: _Lines) -> Iterator[Row]:
                 file.path, lines.number, "the line is not a JSON object.", "One object a line, please."
             )
         if not checked:
-            _check_columns(file, list(value), lines.number)
+            # A row may leave out what is null in it; which column it lacks, its own rejection says.
+            _check_columns(file, [*value, "payment_id"], lines.number)
             checked = True
+        for name in value.keys() - COLUMNS:
+            if name not in file.ignored:
+                file.ignored.append(name)
         yield Row(lines.number, value)
 
 
@@ -186,11 +190,11 @@ def _open_parquet(path: Path) -> Iterator[RowFile]:
         nonlocal progress
         try:
             for batch in parquet.iter_batches(batch_size=2_000, columns=columns):
-                values = [column.to_pylist() for column in batch.columns]
+                values = [_values(column) for column in batch.columns]
                 for fields in zip(*values, strict=True):
                     progress += 1
                     yield Row(progress, dict(zip(columns, fields, strict=True)))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise BrokenFile(
                 path, progress + 1, f"the Parquet data is damaged ({error}).", "Fetch the file again."
             ) from error
@@ -207,6 +211,16 @@ def _open_parquet(path: Path) -> Iterator[RowFile]:
         _check_columns(file, names, None)
         file.rows = rows(parquet, [name for name in names if name in COLUMNS])
         yield file
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    # An instant is kept in milliseconds; Python has no nanoseconds, and refuses them.
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("ms", column.type.tz), safe=False)
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _check_columns(file: RowFile, names: list[str], line: int | None) -> None:
