@@ -167,11 +167,11 @@ class LedgerLake:
     def refresh(self, on_progress: Callable[[Progress], None] | None = None) -> list[Refreshed]:
         """Bring every projection, the lake, its tables and the billing reports up to the head.
 
-        A part that is up to date costs a look at its checkpoint. A part that fails raises, and the
-        parts before it stay refreshed: each has its own checkpoint.
+        A part that is up to date costs a look at its checkpoint. A projection that stops holds up no
+        other part: the rest is refreshed, then its error is raised.
         """
         from ledgerlake.lake.tables import refresh_tables
-        from ledgerlake.projections import PROJECTIONS, advance
+        from ledgerlake.projections import PROJECTIONS, ProjectionError, advance
         from ledgerlake.reports import refresh_billing
 
         def reporter(name: str) -> Callable[[int, int], None]:
@@ -182,15 +182,22 @@ class LedgerLake:
             return report
 
         done: list[Refreshed] = []
+        stopped: list[ProjectionError] = []
         for name, projection in PROJECTIONS.items():
-            moved = advance(
-                self.db, projection, batch=self.settings.projection_batch, on_progress=reporter(name)
-            )
+            try:
+                moved = advance(
+                    self.db, projection, batch=self.settings.projection_batch, on_progress=reporter(name)
+                )
+            except ProjectionError as error:
+                stopped.append(error)
+                continue
             done.append(Refreshed(name, moved.from_position, moved.to_position, moved.events))
         sealed = self.lake.refresh(self.db, on_progress=reporter("event_lake"))
         done.append(Refreshed("event_lake", sealed.from_position, sealed.to_position, sealed.events))
         refresh_tables(self.lake)
         refresh_billing(self.lake, self.settings.reports_dir)
+        if stopped:
+            raise stopped[0]
         return done
 
     def reset_projection(self, name: str) -> None:

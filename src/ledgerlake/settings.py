@@ -81,8 +81,14 @@ class Settings:
 
 
 def redacted(uri: str) -> str:
-    """The URI without its password, fit for a message or a log."""
-    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", uri)
+    """The URI (or a text with one in it) without its secrets, fit for a message or a log.
+
+    A password that was not escaped may hold any of : / @ ?, so all up to the last @ goes.
+    """
+    hidden = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", uri)
+    return re.sub(
+        r"([?&](?:\w*password|authMechanismProperties))=[^&\s'\"]*", r"\1=***", hidden, flags=re.IGNORECASE
+    )
 
 
 def _home(environ: Mapping[str, str]) -> Path:

@@ -99,8 +99,15 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
         again = ledger.import_file(whole)
         assert again.accepted == 0
         ledger.refresh()
+        assert {part.name: part.lag for part in ledger.status().parts if part.lag} == {}
         verification = ledger.verify()
         assert verification.ok, verification
+        in_the_log = ledger.store.find_commands(
+            r["commandId"] for r in ledger.db["command_rejections"].find({"resolvedAt": None})
+        )
+        refused = {r["_id"] for r in ledger.db["command_rejections"].find({"resolvedAt": None})}
+        wrongly = [i for i, e in in_the_log.items() if f"{i}#{e.metadata['requestHash']}" in refused]
+        assert not wrongly, "carried out, and still called refused"
         reference = LedgerLake(own, database.client[f"{settings.database}_calm"])
         try:
             from ledgerlake.mongo.indexes import ensure_schema

@@ -128,9 +128,36 @@ def test_a_projection_is_filled_anew_on_request(tool: Tool, database: Db) -> Non
 def test_a_refused_command_exits_1_and_says_why(tool: Tool, database: Db) -> None:
     refused = tool.json("refund", "nobody", *PAY[:6], exit_code=1)
     assert refused["rejected"] == "unknown_payment"
-    kept = database["command_rejections"].find_one({"_id": refused["command_id"]}) or {}
+    kept = database["command_rejections"].find_one({"commandId": refused["command_id"]}) or {}
     assert kept["reasonCode"] == "unknown_payment"
-    assert tool.json("process", "p", *PAY[:3], "1.234", *PAY[4:6], exit_code=1)["rejected"] == "bad_amount"
+    bad = tool.json("process", "p", *PAY[:3], "1.234", *PAY[4:6], exit_code=1)
+    assert bad["rejected"] == "bad_amount"
+    kept = database["command_rejections"].find_one({"commandId": bad["command_id"]}) or {}
+    assert (kept["reasonCode"], kept["amount"]) == ("bad_amount", "1.234")
+
+
+def test_the_same_id_again_does_nothing_also_without_a_time(tool: Tool) -> None:
+    words = ["refund", "-o", "acme", "-a", "5", "-c", "EUR", "--command-id", "K1"]
+    first = tool.json(*words)
+    again = tool.json(*words)
+    assert (first["duplicate"], again["duplicate"], again["position"]) == (False, True, first["position"])
+    other = ["refund", "-o", "acme", "-a", "6", "-c", "EUR", "--command-id", "K1"]
+    assert tool.json(*other, exit_code=1)["rejected"] == "command_id_reused"
+
+
+def test_a_command_without_an_answer_says_under_which_id_to_repeat_it(
+    tool: Tool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ledgerlake.commands.bus import CommandBus
+    from ledgerlake.eventstore.model import StoreUnavailable
+
+    def no_answer(bus: Any, command: Any) -> Any:
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(CommandBus, "dispatch", no_answer)
+    result = CliRunner().invoke(app, ["refund", "-o", "a", "-a", "5", "-c", "EUR"], env=tool._environ)
+    assert isinstance(result.exception, StoreUnavailable)
+    assert "--command-id cli-" in result.output
 
 
 def test_an_unknown_payment_exits_1_and_says_what_to_do(tool: Tool) -> None:

@@ -100,14 +100,16 @@ def test_a_reused_command_id_is_refused_and_leaves_the_first_alone(
         ledger.commands.dispatch(other)
     assert rejected.value.code == "command_id_reused"
     kept = ledger.db["command_rejections"].find_one({}) or {}
-    assert (kept["_id"], kept["commandId"], kept["resolvedAt"]) == ("c#reused", "c", None)
+    assert (kept["commandId"], kept["reasonCode"], kept["resolvedAt"]) == ("c", "command_id_reused", None)
+    ledger.commands.dispatch(pay("p", "c"))
+    assert (ledger.db["command_rejections"].find_one({}) or {})["resolvedAt"] is None
     assert ledger.store.head() == 1
 
 
 def test_a_refused_command_is_kept_and_cleared_when_it_is_right_after_all(ledger: LedgerLake) -> None:
     with pytest.raises(CommandRejected, match="no payment"):
         ledger.commands.dispatch(refund("p", "r", "4.00"))
-    kept = ledger.db["command_rejections"].find_one({"_id": "r"}) or {}
+    kept = ledger.db["command_rejections"].find_one({"commandId": "r"}) or {}
     assert (kept["reasonCode"], kept["amount"], kept["currency"], kept["paymentId"], kept["resolvedAt"]) == (
         "unknown_payment",
         "4.00",
@@ -117,7 +119,7 @@ def test_a_refused_command_is_kept_and_cleared_when_it_is_right_after_all(ledger
     )
     ledger.commands.dispatch(pay("p", "c"))
     ledger.commands.dispatch(refund("p", "r", "4.00"))
-    assert (ledger.db["command_rejections"].find_one({"_id": "r"}) or {})["resolvedAt"] is not None
+    assert (ledger.db["command_rejections"].find_one({"commandId": "r"}) or {})["resolvedAt"] is not None
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,11 @@ def test_a_refused_command_is_kept_and_cleared_when_it_is_right_after_all(ledger
         (pay("p" * 513, "c"), "bad_payment_id"),
         (pay("p\0", "c"), "bad_payment_id"),
         (pay("p", "c", occurred_at=datetime(2026, 1, 1)), "bad_date"),
+        (pay("p", "c", occurred_at=datetime(9999, 12, 31, tzinfo=UTC)), "bad_date"),
+        (pay("p", "c", occurred_at=datetime(1066, 10, 14, tzinfo=UTC)), "bad_date"),
+        (pay("p\ud800", "c"), "bad_payment_id"),
+        (pay("p", "c", reason="x" * 5_000), "bad_reason"),
+        (pay("p", "c", metadata={"k": "\udfff"}), "bad_metadata"),
     ],
 )
 def test_a_command_that_can_not_be_stored_is_refused_before_anything_is_read(
@@ -262,3 +269,17 @@ def test_a_batch_comes_to_the_same_as_its_commands_one_by_one(ledger: LedgerLake
     finally:
         other.store.close()
         ledger.db.client.drop_database(other.db.name)
+
+
+def test_a_reused_id_is_told_as_such_whatever_else_is_wrong(ledger: LedgerLake) -> None:
+    """Also where another rule would refuse the command too, and the first use lies on another stream."""
+    ledger.commands.dispatch(pay("p", "c"))
+    for other in (refund("nobody", "c"), pay("q", "c", "0.00")):
+        with pytest.raises(CommandRejected) as rejected:
+            ledger.commands.dispatch(other)
+        assert rejected.value.code == "command_id_reused"
+    kept = list(ledger.db["command_rejections"].find())
+    assert [(k["paymentId"], k["reasonCode"], k["resolvedAt"]) for k in kept] == [
+        ("nobody", "command_id_reused", None),
+        ("q", "command_id_reused", None),
+    ]

@@ -178,7 +178,7 @@ def test_every_refused_row_is_kept_with_its_reason_line_and_fields(
     }
     assert kept[48]["amount"] == "1.234"
     assert kept[49]["occurredAt"] == "yesterday"
-    assert kept[51]["_id"] == f"{summary.digest}:51"
+    assert kept[51]["_id"].startswith(f"{summary.digest}:51#")
     file = pl.read_parquet(summary.rejections_file)
     assert dict(file.select("line", "reason_code").rows()) == {
         line: r["reasonCode"] for line, r in kept.items()
@@ -337,3 +337,89 @@ def test_the_summary_adds_up(ledger: LedgerLake, tmp_path: Path) -> None:
     summary: ImportSummary = ledger.import_file(write_csv(tmp_path / "rows.csv"))
     assert summary.rows == summary.accepted + summary.duplicates + summary.rejected
     assert summary.events == summary.accepted
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"user_id": "\ud800"}, "bad_user_id"),
+        ({"amount": "9" * 5_000}, "bad_amount"),
+        ({"amount": "10000000000000.01"}, "amount_too_large"),
+        ({"reason": "x" * 1_000_000}, "bad_reason"),
+        ({"occurred_at": "9999-12-31"}, "bad_date"),
+        ({"command": "\udfff"}, "unknown_command"),
+    ],
+    ids=lambda value: str(value)[:30].encode("ascii", "replace").decode(),
+)
+def test_a_poisonous_row_is_refused_and_the_rows_after_it_are_imported(
+    ledger: LedgerLake, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    rows = [row(1), row(2, **change), row(3)]
+    summary = ledger.import_file(jsonl(tmp_path / "rows.jsonl", rows))
+    assert (summary.accepted, summary.rejected_by_code) == (2, {code: 1})
+    assert pl.read_parquet(summary.rejections_file)["line"].to_list() == [2]
+    ledger.refresh()
+
+
+def test_a_mistyped_key_does_not_make_a_credit_note_of_a_refund(ledger: LedgerLake, tmp_path: Path) -> None:
+    mistyped = row(2, "RefundPayment", amount="4.00")
+    mistyped["paymentId"] = mistyped.pop("payment_id")
+    credit = row(3, "RefundPayment", amount="1.00", payment_id=None)
+    summary = ledger.import_file(jsonl(tmp_path / "rows.jsonl", [row(1), mistyped, credit]))
+    assert (summary.accepted, summary.rejected_by_code) == (2, {"missing_payment_id": 1})
+    assert summary.ignored_columns == ["paymentId"]
+
+
+def test_instants_of_parquet_are_kept_in_milliseconds(
+    ledger: LedgerLake, database: Db, tmp_path: Path
+) -> None:
+    from datetime import UTC, datetime
+
+    table = pa.Table.from_pylist([row(1)])
+    at = pa.array([1_780_000_000_123_456_789], pa.timestamp("ns", tz="UTC"))
+    index = table.schema.get_field_index("occurred_at")
+    pq.write_table(table.set_column(index, "occurred_at", at), tmp_path / "rows.parquet")
+    assert ledger.import_file(tmp_path / "rows.parquet").accepted == 1
+    stored = database["events"].find_one() or {}
+    assert stored["timestamp"] == datetime.fromtimestamp(1_780_000_000.123, UTC)
+
+
+def test_different_refusals_under_one_command_id_are_kept_beside_each_other(
+    ledger: LedgerLake, database: Db, tmp_path: Path
+) -> None:
+    rows = [
+        row(1, command_id="X"),
+        row(2, "RefundPayment", "p99", command_id="X"),
+        row(3, command_id="X", amount="x"),
+    ]
+    path = jsonl(tmp_path / "rows.jsonl", rows)
+    for _ in range(2):
+        ledger.import_file(path)
+        kept = sorted(
+            (r["source"]["line"], r["reasonCode"], r["resolvedAt"])
+            for r in database["command_rejections"].find()
+        )
+        assert kept == [(2, "command_id_reused", None), (3, "bad_amount", None)]
+
+
+def test_a_row_that_was_mended_settles_its_refusal(ledger: LedgerLake, database: Db, tmp_path: Path) -> None:
+    ledger.import_file(jsonl(tmp_path / "a.jsonl", [row(1, command_id=" P1 ", occurred_at="soon")]))
+    ledger.import_file(jsonl(tmp_path / "b.jsonl", [row(1, command_id="P1")]))
+    assert [r["resolvedAt"] is None for r in database["command_rejections"].find()] == [False]
+
+
+def test_a_refusal_is_settled_by_the_next_run_where_the_first_was_killed_before(
+    ledger: LedgerLake, database: Db, tmp_path: Path
+) -> None:
+    """Killed between commit and note: the command is in the log, and must not be called refused for ever."""
+    path = jsonl(tmp_path / "late.jsonl", [row(1, "RefundPayment", "p2", amount="1.00"), row(2)])
+    ledger.import_file(path)
+    ledger.import_file(path)
+    database["command_rejections"].update_many({}, {"$set": {"resolvedAt": None}})
+    assert ledger.import_file(path).duplicates == 2
+    assert database["command_rejections"].count_documents({"resolvedAt": None}) == 0

@@ -106,3 +106,7 @@ def test_a_password_in_a_uri_is_never_shown() -> None:
     assert "s3cret" not in str(caught.value)
     assert redacted("mongodb://finance:s3cret@a,b/x?y=z") == "mongodb://finance:***@a,b/x?y=z"
     assert redacted("mongodb://a:27017,b:27018/") == "mongodb://a:27017,b:27018/"
+    assert redacted("mongodb://u:pa/ss:w@rd@host/?x=1") == "mongodb://u:***@host/?x=1"
+    assert redacted("mongodb://h/?tlsCertificateKeyFilePassword=s3&a=b") == (
+        "mongodb://h/?tlsCertificateKeyFilePassword=***&a=b"
+    )

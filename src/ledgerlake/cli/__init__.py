@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 
 import typer
+from pymongo.errors import PyMongoError
 
 from ledgerlake.cli import queries, writes
 from ledgerlake.cli.report import report_app
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.mongo.cli import mongo_app
+from ledgerlake.settings import redacted
 from ledgerlake.simulation_cli import simulate_command
 
 app = typer.Typer(
@@ -37,10 +39,15 @@ def main() -> None:
     except LedgerLakeError as error:
         print(f"ledgerlake: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except PyMongoError as error:
         print(
-            "ledgerlake: interrupted; what was committed stays, and a re-run does the rest.", file=sys.stderr
+            f"ledgerlake: MongoDB could not answer ({type(error).__name__}: {redacted(str(error))}). "
+            "See that it runs (`ledgerlake mongo status`), then run this again.",
+            file=sys.stderr,
         )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ledgerlake: interrupted; what was committed stays.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (head, less) has seen enough; nothing is left to tell it.

@@ -126,32 +126,53 @@ def _dispatch(
     as_json: bool,
 ) -> None:
     from ledgerlake.application import LedgerLake
+    from ledgerlake.commands.rejections import rejection_of_fields
     from ledgerlake.domain.payment import CommandRejected
     from ledgerlake.ingest.parse import parse_command
 
+    known_id = command_id or f"cli-{uuid.uuid4()}"
     fields = {
         "command": name,
-        "command_id": command_id or f"cli-{uuid.uuid4()}",
+        "command_id": known_id,
         "payment_id": payment_id,
         "organization_id": organization,
         "user_id": user,
         "amount": amount,
         "currency": currency,
-        "occurred_at": at or datetime.now(UTC).isoformat(),
+        "occurred_at": at,
         "reason": reason,
     }
     try:
-        command: Command = parse_command(fields)
         with LedgerLake.open() as ledger:
+            if at is None:
+                # Without --at it happens now; sent again under its id, it happened when it first did.
+                done_before = ledger.store.find_commands([known_id]).get(known_id)
+                now = datetime.now(UTC) if done_before is None else done_before.timestamp
+                fields["occurred_at"] = now.isoformat()
+            try:
+                command: Command = parse_command(fields)
+            except CommandRejected as malformed:
+                ledger.rejections.record([rejection_of_fields(fields, malformed, known_id)])
+                raise
             result = ledger.commands.dispatch(command)
     except CommandRejected as rejected:
         if as_json:
-            print_json(
-                {"rejected": rejected.code, "detail": str(rejected), "command_id": fields["command_id"]}
-            )
+            print_json({"rejected": rejected.code, "detail": str(rejected), "command_id": known_id})
         else:
-            console(stderr=True).print(f"rejected ({rejected.code}): {rejected}", markup=False)
+            console(stderr=True).print(
+                f"rejected ({rejected.code}): {rejected} (command id {known_id})",
+                markup=False,
+                soft_wrap=True,
+            )
         raise typer.Exit(1) from None
+    except BaseException:
+        # Whether it was stored is open. Under a new id it could happen twice.
+        console(stderr=True).print(
+            f"To try again, repeat the command with --command-id {known_id}: it happens once at most.",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
     if as_json:
         print_json(result)
         return

@@ -85,6 +85,7 @@ class PaymentHandler:
         appends: list[Append] = []
         owners: list[int] = []
         sent: set[str] = set()
+        refused: dict[str, int] = {}
         for i, command in enumerate(commands):
             stream = streams.setdefault(command.stream_id, _Stream())
             request_hash = command.request_hash()
@@ -100,11 +101,15 @@ class PaymentHandler:
                 event = decide(stream.state, command)
             except CommandRejected as rejected:
                 decided[i] = rejected
+                refused[command.command_id] = i
                 continue
             sent.add(command.command_id)
             owners.append(i)
             appends.append(_append(command, request_hash, event, stream.state.version))
             stream.state = evolve(stream.state, event, command.organization_id)
+        # An id that was used on another stream is a reused id, whatever the rules say besides.
+        for command_id, earlier_event in self._store.find_commands(refused).items() if refused else ():
+            decided[refused[command_id]] = _reused(command_id, earlier_event.stream_id)
         return Begun(commands, frozenset(streams), decided, owners, self._store.submit(appends))
 
     def finish(self, begun: Begun) -> list[CommandOutcome]:
@@ -162,9 +167,13 @@ def _repeated(
     command: PaymentCommand, request_hash: str, result: CommandResult, earlier_hash: str | None
 ) -> CommandOutcome:
     if request_hash != earlier_hash:
-        error = CommandIdReused(command.command_id, result.stream_id)
-        return CommandRejected(error.code, str(error))
+        return _reused(command.command_id, result.stream_id)
     return result
+
+
+def _reused(command_id: str, stream_id: str) -> CommandRejected:
+    error = CommandIdReused(command_id, stream_id)
+    return CommandRejected(error.code, str(error))
 
 
 def _append(command: Command, request_hash: str, event: PaymentEvent, after_version: int) -> Append:

@@ -1,13 +1,14 @@
 """The record of what the rules refused: nothing that someone asked for is dropped.
 
-A rejection is no event: it changes no payment. It is kept under the command's id, so a repeated import
-adds nothing, and when the same command is accepted later (a refund that came before its payment) the
-record stays and says since when it no longer holds.
+A rejection is no event: it changes no payment. It is kept under the command's id and content, so a
+repeated import adds nothing, and when the same command is accepted later (a refund that came before its
+payment) the record stays and says since when it no longer holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,10 +26,12 @@ from ledgerlake.domain.payment import CommandRejected
 class Rejection:
     """A command that was refused, with its fields as text, as they were given.
 
-    `key` is the command id, or where a row has none, what else names it ("file-digest:line").
+    `key` names it for ever: made of its id and its content, so that the same refusal is kept once and
+    different ones beside each other. `request_hash` is None for a row that is no well-formed command.
     """
 
     key: str
+    request_hash: str | None
     command_id: str | None
     command: str | None
     payment_id: str | None
@@ -67,17 +70,37 @@ class RejectionLog:
             ordered=False,
         )
         # Another writer may have had the same command accepted meanwhile, and looked here before we wrote.
-        keys = [rejection.key for rejection in rejections]
-        accepted = self._events.find({"commandId": {"$in": keys}}, {"_id": 0, "commandId": 1})
-        self.resolve([event["commandId"] for event in accepted])
+        hashes = {r.command_id: r.request_hash for r in rejections if r.request_hash is not None}
+        stored = self._events.find(
+            {"commandId": {"$in": [command_id for command_id in hashes if command_id is not None]}},
+            {"_id": 0, "commandId": 1, "metadata.requestHash": 1},
+        )
+        self._resolve(
+            [rejection_key(event["commandId"], event["metadata"].get("requestHash", "")) for event in stored]
+        )
 
-    def resolve(self, command_ids: Sequence[str]) -> None:
-        """Note that these commands were accepted after all, where they had been refused."""
-        if command_ids:
-            self._rejections.update_many(
-                {"_id": {"$in": list(command_ids)}, "resolvedAt": None},
-                {"$set": {"resolvedAt": datetime.now(UTC)}},
-            )
+    def resolve(self, accepted: Sequence[PaymentCommand], *, fresh: Collection[str] = ()) -> None:
+        """Note that commands were accepted after all, where they had been refused.
+
+        Args:
+            accepted: commands that are in the log, stored now or before.
+            fresh: ids of those that were stored now: they also settle rows of that id that were no
+                well-formed command when they were refused, and have been mended since.
+        """
+        if not accepted or self._rejections.find_one({}, {"_id": 1}) is None:
+            return
+        self._resolve([rejection_key(c.command_id, c.request_hash()) for c in accepted])
+        if fresh:
+            self._update({"commandId": {"$in": list(fresh)}, "requestHash": None})
+
+    def _resolve(self, keys: Sequence[str]) -> None:
+        if keys:
+            self._update({"_id": {"$in": list(keys)}})
+
+    def _update(self, wanted: dict[str, Any]) -> None:
+        self._rejections.update_many(
+            {**wanted, "resolvedAt": None}, {"$set": {"resolvedAt": datetime.now(UTC)}}
+        )
 
 
 def rejections_middleware(log: RejectionLog) -> Middleware:
@@ -89,7 +112,7 @@ def rejections_middleware(log: RejectionLog) -> Middleware:
         except CommandRejected as rejected:
             log.record([rejection_of(command, rejected)])
             raise
-        log.resolve([command.command_id])
+        log.resolve([command], fresh=() if result.duplicate else [command.command_id])
         return result
 
     return keep
@@ -100,7 +123,8 @@ def rejection_of(
 ) -> Rejection:
     """The record of a command, well-formed as such, that the rules refused."""
     return Rejection(
-        key=rejection_key(command.command_id, rejected.code),
+        key=rejection_key(command.command_id, command.request_hash()),
+        request_hash=command.request_hash(),
         command_id=command.command_id,
         command=command.name,
         payment_id=getattr(command, "payment_id", None),
@@ -116,14 +140,61 @@ def rejection_of(
     )
 
 
-def rejection_key(command_id: str, code: str) -> str:
-    # A reused id belongs to another command, one that is in the log: it must not be taken for its rejection.
-    return f"{command_id}#reused" if code == "command_id_reused" else command_id
+def rejection_of_fields(
+    fields: Mapping[str, Any],
+    rejected: CommandRejected,
+    origin: str,
+    file: str | None = None,
+    line: int | None = None,
+) -> Rejection:
+    """The record of a row, or of a command line's words, that is no well-formed command.
+
+    `origin` tells it from others like it where it has no command id.
+    """
+
+    def text(column: str) -> str | None:
+        value = fields.get(column)
+        if value is None or str(value).strip() == "":
+            return None
+        # What no UTF-8 can hold is kept in a form that it can.
+        return str(value).strip().encode("utf-8", "backslashreplace").decode()[:_LONGEST_KEPT]
+
+    columns = {name: text(name) for name in _COLUMNS}
+    content = "".join(f"{name}={value}\n" for name, value in columns.items())
+    digest = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return Rejection(
+        key=rejection_key(columns["command_id"] or origin, digest),
+        request_hash=None,
+        reason_code=rejected.code,
+        detail=str(rejected).encode("utf-8", "backslashreplace").decode()[:_LONGEST_KEPT],
+        file=file,
+        line=line,
+        **columns,
+    )
+
+
+_COLUMNS = (
+    "command_id",
+    "command",
+    "payment_id",
+    "organization_id",
+    "user_id",
+    "amount",
+    "currency",
+    "occurred_at",
+)
+_LONGEST_KEPT = 4_096
+
+
+def rejection_key(command_id: str, content_hash: str) -> str:
+    """The _id of a rejection: the command's id, and what was asked under it."""
+    return f"{command_id}#{content_hash}"
 
 
 def _document(rejection: Rejection) -> dict[str, Any]:
     return {
         "commandId": rejection.command_id,
+        "requestHash": rejection.request_hash,
         "command": rejection.command,
         "paymentId": rejection.payment_id,
         "organizationId": rejection.organization_id,

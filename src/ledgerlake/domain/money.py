@@ -114,7 +114,13 @@ class Money:
             # The common form, digits with at most as many decimals as the currency, needs no Decimal.
             digits = whole + fraction
             # Thirty digits are beyond int64 anyway; thousands would be beyond int() itself.
-            if whole and len(digits) < 30 and len(fraction) <= places and digits.isdigit() and digits.isascii():
+            if (
+                whole
+                and len(digits) < 30
+                and len(fraction) <= places
+                and digits.isdigit()
+                and digits.isascii()
+            ):
                 return cls(int(digits) * 10 ** (places - len(fraction)), currency)
         return cls(_exact_minor(amount, currency, places), currency)
 

@@ -35,7 +35,7 @@ class EventBus:
     def subscribe(
         self, subscriber: Subscriber, *, event_types: Sequence[str] | None = None
     ) -> Callable[[], None]:
-        """Call `subscriber` with every event (of these types) committed from now on; returns how to stop it."""
+        """Call `subscriber` with every event (of these types) that is committed; returns how to stop it."""
         entry = (subscriber, None if event_types is None else frozenset(event_types))
         with self._lock:
             self._subscribers = (*self._subscribers, entry)

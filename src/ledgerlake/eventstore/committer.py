@@ -117,7 +117,7 @@ class GroupCommitter:
                     self._commit([request], last_try=True)
 
     def _commit(self, batch: list[Request], *, last_try: bool = False) -> bool:
-        """Commit a batch and settle its requests; False if the server refused it and it may be taken apart."""
+        """Commit and settle a batch; False if the server refused it, and it may be taken apart."""
         try:
             committed = self._transaction.commit(batch)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the writers that wait must hear it

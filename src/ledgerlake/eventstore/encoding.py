@@ -64,7 +64,7 @@ def encode(append: Append) -> list[bytes]:
         raw = bson.encode(document)
         if len(raw) > MAX_EVENT_BYTES:
             raise EventTooLarge(
-                f"An event of stream {append.stream_id!r} takes {len(raw):,} bytes, over {MAX_EVENT_BYTES:,}.",
+                f"An event of {append.stream_id!r} takes {len(raw):,} bytes, over {MAX_EVENT_BYTES:,}.",
                 "Keep large content elsewhere, and its address in the event.",
             )
         encoded.append(raw)

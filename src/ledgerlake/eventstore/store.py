@@ -94,6 +94,11 @@ class EventStore:
         self._transaction.saw({stream: events[-1].version for stream, events in streams.items()})
         return streams
 
+    def find_commands(self, command_ids: Iterable[str]) -> dict[str, StoredEvent]:
+        """The event that each command which is in the log has led to, by command id."""
+        found = self._events.find({"commandId": {"$in": list(command_ids)}})
+        return {document["commandId"]: StoredEvent.from_document(document) for document in found}
+
     def head(self) -> int:
         """Position of the last committed event; 0 for an empty log."""
         counter: Mapping[str, Any] | None = self._counters.find_one({"_id": COUNTER_ID})

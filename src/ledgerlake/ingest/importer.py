@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from ledgerlake.commands.model import CommandResult
 from ledgerlake.commands.payments import Begun, PaymentHandler
-from ledgerlake.commands.rejections import Rejection, RejectionLog, rejection_key, rejection_of
+from ledgerlake.commands.rejections import Rejection, RejectionLog, rejection_of, rejection_of_fields
 from ledgerlake.domain.payment import Command, CommandRejected
 from ledgerlake.ingest.parse import parse_command
 from ledgerlake.ingest.rejections_file import RejectionsFile
@@ -99,30 +99,35 @@ def import_file(
     with RejectionsFile(folder / "rejections.parquet") as refused_rows:
 
         def finish(sent: _Sent) -> None:
-            refused = _finish(sent, handler, rejections, summary, digest)
+            refused = _finish(sent, handler, rejections, summary)
             refused_rows.write(refused)
             codes.update(rejection.reason_code for rejection in refused)
             if on_progress is not None:
-                on_progress(ImportProgress(sent.read, file.size, summary.rows))
+                on_progress(ImportProgress(sent.read, sent.size, summary.rows))
 
-        with open_rows(path) as file, closing(_read_ahead(_batches(file.rows, batch))) as batches:
-            sent: _Sent | None = None
-            try:
-                for parsed in batches:
-                    commands = [command for _, command in parsed if not isinstance(command, CommandRejected)]
-                    # A batch is decided while the one before commits, unless it needs the outcome.
-                    if sent is not None and not sent.begun.streams.isdisjoint(c.stream_id for c in commands):
-                        finish(sent)
-                        sent = None
-                    following = _Sent(parsed, handler.begin(commands), file.read())
+        try:
+            with open_rows(path) as file, closing(_read_ahead(_batches(file.rows, batch))) as batches:
+                sent: _Sent | None = None
+                before: _Sent | None
+                try:
+                    for parsed in batches:
+                        commands = [c for _, c in parsed if not isinstance(c, CommandRejected)]
+                        # A batch is decided while the one before commits, unless it needs the outcome.
+                        if sent is not None and not sent.begun.streams.isdisjoint(
+                            command.stream_id for command in commands
+                        ):
+                            before, sent = sent, None
+                            finish(before)
+                        before, sent = sent, _Sent(parsed, handler.begin(commands), file.read(), file.size)
+                        if before is not None:
+                            finish(before)
+                finally:
+                    # Whatever ends the loop: what is on its way is stored, and its refusals are kept.
                     if sent is not None:
                         finish(sent)
-                    sent = following
-            except BrokenFile as error:
-                broken = error
-            if sent is not None:
-                finish(sent)
-            summary.ignored_columns = file.ignored
+                    summary.ignored_columns = file.ignored
+        except BrokenFile as error:
+            broken = error
     summary.rejected_by_code = dict(sorted(codes.items()))
     summary.seconds = round(time.monotonic() - started, 3)
     summary.broken = None if broken is None else str(broken)
@@ -135,34 +140,40 @@ def import_file(
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A batch whose events are on their way, and how much of the file had been read by then."""
+    """A batch whose events are on their way, and how much of the file's size had been read by then."""
 
     parsed: Sequence[_Parsed]
     begun: Begun
     read: int
+    size: int
 
 
 def _finish(
-    sent: _Sent, handler: PaymentHandler, rejections: RejectionLog, summary: ImportSummary, digest: str
+    sent: _Sent, handler: PaymentHandler, rejections: RejectionLog, summary: ImportSummary
 ) -> list[Rejection]:
     parsed = sent.parsed
     outcomes = iter(handler.finish(sent.begun))
     refused: list[Rejection] = []
+    accepted: list[Command] = []
     fresh: list[str] = []
     for row, command in parsed:
         if isinstance(command, CommandRejected):
-            refused.append(_unparsed(row, command, summary.file, digest))
+            origin = f"{summary.digest}:{row.line}"
+            refused.append(rejection_of_fields(row.fields, command, origin, summary.file, row.line))
             continue
         outcome = next(outcomes)
         if isinstance(outcome, CommandRejected):
             refused.append(rejection_of(command, outcome, summary.file, row.line))
-        elif outcome.duplicate:
+            continue
+        accepted.append(command)
+        if outcome.duplicate:
             summary.duplicates += 1
         else:
             _count(summary, outcome)
             fresh.append(outcome.command_id)
+    # In this order: a row of this batch that is refused under an accepted id is not mended by it.
+    rejections.resolve(accepted, fresh=fresh)
     rejections.record(refused)
-    rejections.resolve(fresh)
     summary.rows += len(parsed)
     summary.rejected += len(refused)
     return refused
@@ -174,30 +185,6 @@ def _count(summary: ImportSummary, result: CommandResult) -> None:
         summary.first_position = result.position
     if summary.last_position is None or result.position > summary.last_position:
         summary.last_position = result.position
-
-
-def _unparsed(row: Row, rejected: CommandRejected, file: str, digest: str) -> Rejection:
-    def text(column: str) -> str | None:
-        value = row.fields.get(column)
-        return None if value is None or str(value) == "" else str(value)
-
-    command_id = text("command_id")
-    usable = command_id is not None and not rejected.code.endswith("_command_id")
-    return Rejection(
-        key=rejection_key(command_id, rejected.code) if usable and command_id else f"{digest}:{row.line}",
-        command_id=command_id,
-        command=text("command"),
-        payment_id=text("payment_id"),
-        organization_id=text("organization_id"),
-        user_id=text("user_id"),
-        amount=text("amount"),
-        currency=text("currency"),
-        occurred_at=text("occurred_at"),
-        reason_code=rejected.code,
-        detail=str(rejected),
-        file=file,
-        line=row.line,
-    )
 
 
 def _batches(rows: Iterator[Row], size: int) -> Iterator[list[_Parsed]]:

@@ -171,7 +171,7 @@ def _json_rows(file: RowFile, lines: _Lines) -> Iterator[Row]:
             )
         if not checked:
             # A row may leave out what is null in it; which column it lacks, its own rejection says.
-            _check_columns(file, [*value, "payment_id"], lines.number)
+            _check_columns(file, list(dict.fromkeys([*value, "payment_id"])), lines.number)
             checked = True
         for name in value.keys() - COLUMNS:
             if name not in file.ignored:

@@ -79,6 +79,12 @@ INDEXES = (
     ),
     Index(
         REJECTIONS,
+        "rejections_command",
+        (("commandId", ASCENDING),),
+        "the rejections of a command that was accepted after all",
+    ),
+    Index(
+        REJECTIONS,
         "rejections_source",
         (("source.file", ASCENDING), ("source.line", ASCENDING)),
         "the rejections of one imported file, in the order of its lines",
