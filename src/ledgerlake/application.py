@@ -235,10 +235,10 @@ class LedgerLake:
         return LedgerStatus(head, tuple(parts))
 
     def verify(self) -> Verification:
-        """Whether log, read models, statistics, trends and Parquet agree, to the cent."""
+        """Whether log, read models, statistics, trends, Parquet and billing reports agree, to the cent."""
         from ledgerlake.reconciliation import verify
 
-        return verify(self.db, self.lake)
+        return verify(self.db, self.lake, reports=self.settings.reports_dir)
 
     def close(self) -> None:
         """Flush appends and let go of the database."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from bson import Decimal128, Int64
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
+from ledgerlake.application import LedgerLake
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.parquet import read_footer, write_table
 from ledgerlake.lake.segments import Segment, write_segment
@@ -118,15 +121,88 @@ def test_an_empty_ledger_is_in_order(database: Db, tmp_path: Path) -> None:
     assert found.ok, failing(found)
 
 
-def test_a_log_from_which_nothing_was_made_yet_is_in_order_but_not_up_to_date(
-    database: Db, tmp_path: Path
-) -> None:
+def test_a_log_from_which_nothing_was_made_is_not_in_order(database: Db, tmp_path: Path) -> None:
     insert_events(database, payment_history(2, 50))
-    lake = EventLake(tmp_path / "lake", 400)
-    found = verify(database, lake, reports=tmp_path / "reports")
-    assert found.ok, failing(found)
-    assert {"not built yet"} <= {check.detail for check in found.checks}
-    assert list(failing(verify(database, lake, up_to=50))) == ["up to date"]
+    found = verify(database, EventLake(tmp_path / "lake", 400), reports=tmp_path / "reports")
+    wrong = failing(found)
+    assert {check.name for check in found.checks} - set(wrong) == {"log positions", "log amounts"}
+    assert all("not built: run `ledgerlake refresh`" in text for text in wrong.values())
+    assert {(check.position, check.lag) for check in found.checks if not check.ok} == {(0, 50)}
+
+
+def test_a_lost_lake_and_a_lost_read_model_are_found(ledger: Ledger) -> None:
+    shutil.rmtree(ledger.lake.root)
+    ledger.db["payment_statistics"].delete_many({})
+    ledger.db["projections_metadata"].delete_one({"_id": "payment_statistics"})
+    found = failing(ledger.verify())
+    lost = {"payment statistics", "lake events", *(f"lake {each.name}" for each in TABLES.values())}
+    assert all("not built" in found[name] for name in lost)
+
+
+def test_a_lost_table_of_the_lake_is_found(ledger: Ledger) -> None:
+    path, definition = next(iter(TABLES.items()))
+    (ledger.lake.root / path).unlink()
+    assert "not built" in failing(ledger.verify())[f"lake {definition.name}"]
+
+
+def test_the_open_ledger_verifies_its_reports_too(ledger: Ledger) -> None:
+    settings = Settings(home=ledger.reports.parent, database=ledger.db.name, segment_size=400)
+    assert (settings.reports_dir, settings.lake_dir) == (ledger.reports, ledger.lake.root)
+    opened = LedgerLake(settings, ledger.db)
+    assert opened.verify().ok
+    next(ledger.reports.rglob("summary.parquet")).unlink()
+    assert list(failing(opened.verify())) == ["billing reports"]
+    shutil.rmtree(ledger.reports)
+    assert "not built" in failing(opened.verify())["billing reports"]
+
+
+def test_the_title_says_how_far_what_agrees_is_behind(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ledgerlake.cli.queries import verify as command
+
+    monkeypatch.setattr(LedgerLake, "open", lambda: nullcontext(ledger))
+    insert_events(ledger.db, payment_history(3, 300, after=1_500))
+    for name in ("payment_read_models", "payment_trends"):
+        advance(ledger.db, PROJECTIONS[name])
+    command()
+    # Statistics, the lake, its five tables and the reports; each counts once however many checks it has.
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title == "Everything agrees, but 8 parts are behind the log (up to 300 events)"
+    command(json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["head"] == 1_800
+    lags = {check["name"]: (check["position"], check["lag"]) for check in found["checks"]}
+    assert lags["payment statistics"] == lags["lake events"] == lags["billing reports"] == (1_500, 300)
+    assert lags["payment trends"] == lags["log positions"] == (1_800, 0)
+
+
+def test_positions_held_twice_are_found_though_count_ends_and_sum_stay(database: Db, tmp_path: Path) -> None:
+    insert_events(database, payment_history(2, 50))
+    database["events"].drop_index("events_position")
+    for position, instead in ((3, 4), (6, 5)):
+        database["events"].update_one({"position": position}, {"$set": {"position": Int64(instead)}})
+    said = failing(verify(database, EventLake(tmp_path / "lake", 400)))["log positions"]
+    assert said == "held twice: 4, 5\nmissing: 3, 6"
+
+
+def test_decimals_that_differ_are_found_event_by_event_and_named(ledger: Ledger) -> None:
+    query = {"eventType": "PaymentProcessed", "eventData.currency": "EUR", "metadata.organizationId": "org 1"}
+    events = list(ledger.db["events"].find(query, sort=[("position", -1)], limit=2))
+    for event, difference in zip(events, ("0.01", "-0.01"), strict=True):
+        ledger.db["events"].update_one(
+            {"_id": event["_id"]}, {"$inc": {"eventData.amount": Decimal128(difference)}}
+        )
+    found = failing(ledger.verify())
+    assert list(found) == ["log amounts"]
+    low, high = sorted(event["position"] for event in events)
+    assert f"of 2 events differ (positions {low}, {high})" in found["log amounts"]
+
+
+@pytest.mark.parametrize("amount", [12.5, None, Decimal128("NaN"), Decimal128("0")])
+def test_an_amount_that_is_no_decimal_is_found(ledger: Ledger, amount: object) -> None:
+    ledger.db["events"].update_one({"position": 700}, {"$set": {"eventData.amount": amount}})
+    assert "of 1 events differ (positions 700)" in failing(ledger.verify())["log amounts"]
 
 
 def test_each_layer_is_compared_as_of_its_own_checkpoint(ledger: Ledger) -> None:
@@ -389,6 +465,22 @@ def test_a_damaged_or_lost_report_is_found(ledger: Ledger) -> None:
     said = failing(ledger.verify())["billing reports"]
     assert str(one) in said
     assert str(other) in said
+
+
+def test_a_damaged_report_hides_no_other_finding(ledger: Ledger) -> None:
+    kept = {path: path.read_bytes() for path in ledger.reports.rglob("*/*/*.parquet")}
+    insert_events(ledger.db, payment_history(5, 600, after=1_500))
+    ledger.refresh()
+    # Reports that missed events: each agrees with itself, none of them with the lake.
+    stale = sorted({path.parent for path, content in kept.items() if path.read_bytes() != content})
+    damaged, month = stale[0], stale[0].parent.name
+    for path, content in kept.items():
+        path.write_bytes(content)
+    (damaged / "summary.parquet").unlink()
+    said = failing(ledger.verify())["billing reports"].splitlines()
+    assert sum(str(damaged) in line for line in said) == 1
+    assert any(line.startswith(f"{month}, organization") for line in said)
+    assert any(line[:7] > month for line in said if line.startswith("20"))
 
 
 def test_a_report_that_missed_a_late_event_is_found(ledger: Ledger, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def trends(
 
 
 def verify(json: AsJson = False) -> None:
-    """Check that log, read models, statistics, trends and Parquet agree, to the cent. Exit 1 if not."""
+    """Check that log, read models, statistics, trends, Parquet and reports agree to the cent; else exit 1."""
     from ledgerlake.application import LedgerLake
 
     with LedgerLake.open() as ledger:
@@ -178,7 +178,7 @@ def verify(json: AsJson = False) -> None:
         print_json(found)
     else:
         print_table(
-            "Everything agrees" if found.ok else "NOT in agreement",
+            _agreement(found.ok, list(found.behind.values())),
             ("check", "result", "detail"),
             [(check.name, "ok" if check.ok else "FAILED", check.detail) for check in found.checks],
         )
@@ -187,6 +187,17 @@ def verify(json: AsJson = False) -> None:
                 console().print(f"{check.name}: {difference}", markup=False, soft_wrap=True)
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _agreement(agrees: bool, lags: list[int]) -> str:
+    if not agrees:
+        return "NOT in agreement"
+    if not lags:
+        return "Everything agrees"
+    parts, events = f"{len(lags)} part{'s are' if len(lags) > 1 else ' is'}", max(lags)
+    return (
+        f"Everything agrees, but {parts} behind the log (up to {events:,} event{'s' if events > 1 else ''})"
+    )
 
 
 def _period(day: date, granularity: str) -> str:

@@ -19,15 +19,16 @@ from ledgerlake.lake.parquet import read_footer, read_verified
 from ledgerlake.lake.segments import SegmentInfo, read_rows
 from ledgerlake.lake.tables import TABLES
 from ledgerlake.reconciliation.log import Log
-from ledgerlake.reconciliation.model import Check, Figure, Key, checked, described, differing
+from ledgerlake.reconciliation.model import Check, Figure, Key, described, differing
 from ledgerlake.reconciliation.payments import differing_payments, read
-from ledgerlake.reconciliation.read_side import GROUPS_LOOKED_INTO, as_of
+from ledgerlake.reconciliation.read_side import GROUPS_LOOKED_INTO, as_of, of_part
 
 if TYPE_CHECKING:
     import duckdb
 
     from ledgerlake.lake.pinned import PinnedLake
 
+_LAKE: Final = "event_lake"
 _TREND: Final = {
     "organizationId": ("organization_id", Kind.STRING),
     "day": ("day", Kind.DATE),
@@ -67,7 +68,7 @@ class LakeViews:
         self._open.close()
 
 
-def check_segments(lake: EventLake) -> Check:
+def check_segments(log: Log, lake: EventLake, position: int) -> Check:
     """Every segment file is undamaged: page checksums, row hash, positions, control sums."""
 
     def damage(info: SegmentInfo) -> str | None:
@@ -84,9 +85,8 @@ def check_segments(lake: EventLake) -> Check:
     differences += [f"{path} is no segment of this lake, but a glob would read it" for path in foreign]
     behind = lake.files_behind_a_hole()
     differences += [f"{path} lies behind a missing or open segment: refresh the lake" for path in behind]
-    return checked(
-        "lake segments", f"{len(held):,} files: checksums, row hashes, positions, control sums", differences
-    )
+    detail = f"{len(held):,} files: checksums, row hashes, positions, control sums"
+    return of_part(log, "lake segments", _LAKE, position, differences, detail=detail)
 
 
 def check_events(log: Log, views: LakeViews, position: int) -> Check:
@@ -94,7 +94,7 @@ def check_events(log: Log, views: LakeViews, position: int) -> Check:
     name = "lake events"
     if position > log.head:
         ahead = f"the lake is at position {position}, the log ends at {log.head}"
-        return checked(name, "the lake is of another log", [ahead])
+        return of_part(log, name, _LAKE, position, [ahead], detail="the lake is of another log")
     differences = []
     with views.at(position) as connection:
         last = connection.execute(f"SELECT event_id FROM events WHERE position = {position}").fetchall()
@@ -112,7 +112,7 @@ def check_events(log: Log, views: LakeViews, position: int) -> Check:
     }
     expected = log.at(position).figures
     differences += described(expected, actual, differing(expected, actual), "lake")
-    return checked(name, as_of(log, position), differences, expected, actual)
+    return of_part(log, name, _LAKE, position, differences, (expected, actual))
 
 
 def check_table(log: Log, views: LakeViews, path: str) -> Check:
@@ -124,15 +124,17 @@ def check_table(log: Log, views: LakeViews, path: str) -> Check:
         position = int(read_footer(file).stated["position"])
         found = read_verified(file, definition.schema)
     except FileNotFoundError:
-        return checked(name, "not built yet", [])
-    except KeyError:
-        return checked(name, "unusable", [f"{file} does not say as of which position it is"])
+        missing = [f"{file} is missing"] if log.head else []
+        return of_part(log, name, name, 0, missing, detail="not built yet")
+    except (KeyError, ValueError):
+        stated = [f"{file} does not say as of which position it is"]
+        return of_part(log, name, name, 0, stated, detail="unusable")
     with views.at(position) as connection:
         expected = definition.run(connection)
     differences = []
     if not found.equals(expected):
         differences = _row_differences(definition, expected, found) or ["the rows are in another order"]
-    return checked(name, as_of(log, position), differences)
+    return of_part(log, name, name, position, differences)
 
 
 def check_states(log: Log, views: LakeViews, position: int) -> Check:
@@ -179,7 +181,8 @@ def check_states(log: Log, views: LakeViews, position: int) -> Check:
     )
     for organization, currency in sorted(groups)[:GROUPS_LOOKED_INTO]:
         differences += differing_payments(log, organization, currency, position)
-    return checked("payment states", f"{as_of(log, position)}, every payment folded again", differences)
+    detail = f"{as_of(log, position)}, every payment folded again"
+    return of_part(log, "payment states", "payment_read_models", position, differences, detail=detail)
 
 
 def check_trend_days(log: Log, views: LakeViews, position: int) -> Check:
@@ -193,7 +196,7 @@ def check_trend_days(log: Log, views: LakeViews, position: int) -> Check:
         expected = definition.run(connection).select(names)
     actual = pa.table(columns).select(names)
     differences = _row_differences(definition, expected, actual)
-    return checked("payment trends by day", as_of(log, position), differences)
+    return of_part(log, "payment trends by day", "payment_trends", position, differences)
 
 
 def _row_differences(definition: Definition, expected: pa.Table, actual: pa.Table) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from bson import Decimal128
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
@@ -16,6 +17,23 @@ from ledgerlake.eventstore.transaction import COUNTER_ID
 from ledgerlake.reconciliation.model import Check, Figure, Figures, Key, checked
 
 Document: TypeAlias = dict[str, Any]
+
+_MINOR: Final = "$eventData.amountMinor"
+_AMOUNT: Final = "$eventData.amount"
+# Minor units by amount; 0 where one of them has the wrong type or only one is zero, null where both are zero.
+_RATIO: Final[Document] = {
+    "$cond": [
+        {
+            "$and": [
+                {"$eq": [{"$type": _MINOR}, "long"]},
+                {"$eq": [{"$type": _AMOUNT}, "decimal"]},
+                {"$ne": [_AMOUNT, 0]},
+            ]
+        },
+        {"$divide": [_MINOR, _AMOUNT]},
+        {"$cond": [{"$and": [{"$eq": [_MINOR, 0]}, {"$eq": [_AMOUNT, 0]}]}, None, 0]},
+    ]
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +52,6 @@ class LogFigures:
 
     position: int
     events: int
-    position_sum: int
-    first: int
-    last: int
     figures: Figures
     extents: dict[Key, Extent]
     malformed: tuple[str, ...]
@@ -64,7 +79,7 @@ class Log:
         return None if found is None else str(found["_id"])
 
     def _aggregate(self, position: int) -> LogFigures:
-        minor = "$eventData.amountMinor"
+        minor = _MINOR
         group = {
             "_id": {
                 "organization": "$metadata.organizationId",
@@ -74,15 +89,14 @@ class Log:
             "count": {"$sum": 1},
             # A sum of longs that overflows becomes a double; one of decimals has 34 digits.
             "minor": {"$sum": {"$toDecimal": minor}},
-            "amount": {"$sum": "$eventData.amount"},
+            # Equal for all events of a currency if each says the same twice: 10 to its decimal places.
+            "leastRatio": {"$min": _RATIO},
+            "mostRatio": {"$max": _RATIO},
             "notLong": {"$sum": {"$cond": [{"$eq": [{"$type": minor}, "long"]}, 0, 1]}},
             "low": {"$min": minor},
             "high": {"$max": minor},
             "firstAt": {"$min": "$timestamp"},
             "lastAt": {"$max": "$timestamp"},
-            "positions": {"$sum": "$position"},
-            "first": {"$min": "$position"},
-            "last": {"$max": "$position"},
         }
         # At the head there is nothing to leave out, and a scan without a filter costs least.
         match = [] if position == self.head else [{"$match": {"position": {"$lte": position}}}]
@@ -100,42 +114,72 @@ class Log:
                 continue
             figures[key] = Figure(count, sum_minor)
             extents[key] = Extent(row["low"], row["high"], row["firstAt"], row["lastAt"])
-            malformed += _malformed(key, row, sum_minor)
+            malformed += self._malformed(key, row, position)
         return LogFigures(
             position,
             sum(row["count"] for row in found),
-            sum(int(row["positions"]) for row in found),
-            min((row["first"] for row in found), default=0),
-            max((row["last"] for row in found), default=0),
             figures,
             extents,
             tuple(malformed),
         )
 
+    def _malformed(self, key: Key, row: Document, position: int) -> list[str]:
+        organization, currency, status = key
+        where = f"organization {organization!r}, {currency} {status}"
+        found = []
+        if status not in EVENT_STATUS.values():
+            found.append(f"{where}: {row['count']} events")
+        if row["notLong"]:
+            found.append(f"{where}: amountMinor of {row['notLong']} events is no int64")
+        try:
+            expected = Decimal128(str(10 ** exponent(currency)))
+        except MoneyError:
+            return [*found, f"{where}: {currency!r} is no currency of ISO 4217"]
+        ratios = [row[name] for name in ("leastRatio", "mostRatio") if row[name] is not None]
+        if any(_decimal(ratio) != expected.to_decimal() for ratio in ratios):
+            found.append(f"{where}: {self._unequal(row['_id'], expected, position)}")
+        return found
 
-def check_positions(log: Log) -> Check:
-    """Positions run from 1 to the counter, each once."""
-    head, found = log.head, log.at(log.head)
-    differences = []
-    if found.events != head:
-        differences.append(f"the counter says {head} events, the log holds {found.events}")
-    if head and (found.first, found.last) != (1, head):
-        differences.append(f"positions run from {found.first} to {found.last}, not from 1 to {head}")
-    if found.position_sum != head * (head + 1) // 2:
-        differences.append("a position is missing or held twice: their sum is not that of 1 to the head")
-    return checked("log positions", f"the head is {head:,}", differences)
+    def _unequal(self, group: Document, ratio: Decimal128, position: int) -> str:
+        """The events of a group whose minor units and decimal differ: how many, and the first positions."""
+        events = {
+            "metadata.organizationId": group.get("organization"),
+            "eventData.currency": group.get("currency"),
+            "eventType": group.get("type"),
+            "position": {"$lte": position},
+        }
+        one = {"$expr": {"$not": [{"$in": [_RATIO, [None, ratio]]}]}}
+        [found] = self.db["events"].aggregate(
+            [
+                {"$match": {**events, **one}},
+                {"$project": {"position": 1}},
+                {
+                    "$facet": {
+                        "count": [{"$count": "count"}],
+                        "first": [{"$sort": {"position": 1}}, {"$limit": 10}],
+                    }
+                },
+            ],
+            session=self.session,
+            allowDiskUse=True,
+        )
+        count = sum(each["count"] for each in found["count"])
+        named = ", ".join(str(each["position"]) for each in found["first"])
+        more = ", ..." if count > len(found["first"]) else ""
+        return f"amount and amountMinor of {count:,} events differ (positions {named}{more})"
 
 
 def check_amounts(log: Log) -> Check:
     """Every amount is an int64 of minor units, and says the same as its decimal."""
     found = log.at(log.head)
-    return checked(
+    check = checked(
         "log amounts",
         f"minor units and decimals of {found.events:,} events",
         found.malformed,
         found.figures,
         found.figures,
     )
+    return replace(check, part="events", position=log.head, lag=0)
 
 
 def _key(found: Document) -> Key:
@@ -146,19 +190,5 @@ def _key(found: Document) -> Key:
     return str(found.get("organization")), str(found.get("currency")), status
 
 
-def _malformed(key: Key, row: Document, minor: int) -> list[str]:
-    organization, currency, status = key
-    where = f"organization {organization!r}, {currency} {status}"
-    found = []
-    if status not in EVENT_STATUS.values():
-        found.append(f"{where}: {row['count']} events")
-    if row["notLong"]:
-        found.append(f"{where}: amountMinor of {row['notLong']} events is no int64")
-    try:
-        expected = Decimal(minor).scaleb(-exponent(currency))
-    except MoneyError:
-        return [*found, f"{where}: {currency!r} is no currency of ISO 4217"]
-    amount = row["amount"]
-    if not hasattr(amount, "to_decimal") or amount.to_decimal() != expected:
-        found.append(f"{where}: amounts add up to {amount}, minor units to {expected}")
-    return found
+def _decimal(value: Any) -> Decimal:
+    return value.to_decimal() if isinstance(value, Decimal128) else Decimal(value)

@@ -31,7 +31,8 @@ Totals: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 class Check:
     """One comparison: what it found (`detail`), and what differs, at most 20 differences.
 
-    `expected` and `actual` are totals per currency and outcome, where the check compares such.
+    `expected` and `actual` are totals per currency and outcome, where the check compares such. `part` is
+    what the check looks at; `position` is how far that has come, and `lag` by how many events it is behind.
     """
 
     name: str
@@ -40,6 +41,9 @@ class Check:
     expected: Totals = field(default_factory=dict)
     actual: Totals = field(default_factory=dict)
     differences: tuple[str, ...] = ()
+    part: str | None = None
+    position: int | None = None
+    lag: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,11 @@ class Verification:
     ok: bool
     head: int
     checks: tuple[Check, ...]
+
+    @property
+    def behind(self) -> dict[str, int]:
+        """The parts that are behind the head of the log, and by how many events."""
+        return {check.part: check.lag for check in self.checks if check.part and check.lag}
 
 
 def checked(

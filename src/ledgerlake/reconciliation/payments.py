@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -100,6 +100,8 @@ def read(
     query: Document,
     columns: Mapping[str, tuple[str, Kind]],
     session: ClientSession,
+    projection: Mapping[str, Any] | None = None,
+    sort: Sequence[tuple[str, int]] | None = None,
 ) -> pa.Table:
     """The documents as an Arrow table with the columns named; nulls of booleans are false.
 
@@ -110,7 +112,9 @@ def read(
     names = [name for name, _ in columns.values()]
     # One empty part, so that there is a schema when nothing is found.
     parts = [_table(b"", kinds, names)]
-    batches: Any = collection.find_raw_batches(query, session=session)
+    batches: Any = collection.find_raw_batches(
+        query, projection, sort=sort, session=session, allow_disk_use=True
+    )
     try:
         parts += [_table(batch, kinds, names) for batch in batches]
     except (WrongTypeError, pa.ArrowInvalid) as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from ledgerlake.domain.money import MoneyError, exponent
 from ledgerlake.projections import checkpoint
@@ -14,6 +16,7 @@ from ledgerlake.reconciliation.payments import differing_payments
 _READ_MODELS, _STATISTICS, _TRENDS = "payment_read_models", "payment_statistics", "payment_trends"
 # Naming payments reads all events of an organization and currency: the worst few are enough to start with.
 GROUPS_LOOKED_INTO = 3
+NOT_BUILT: Final = "not built: run `ledgerlake refresh`"
 
 
 def positions(log: Log) -> dict[str, int]:
@@ -31,7 +34,7 @@ def check_read_models(log: Log, position: int) -> Check:
     groups = list(dict.fromkeys(key[:2] for key in (*keys, *(key for key, _ in wrong))))
     for organization, currency in groups[:GROUPS_LOOKED_INTO]:
         differences += differing_payments(log, organization, currency, position)
-    return checked("payment read models", as_of(log, position), differences, expected, actual)
+    return of_part(log, "payment read models", _READ_MODELS, position, differences, (expected, actual))
 
 
 def check_statistics(log: Log, position: int) -> Check:
@@ -45,7 +48,7 @@ def check_statistics(log: Log, position: int) -> Check:
         wrong += _wrong_statistic(key, row, truth)
     keys = differing(truth.figures, actual)
     differences = described(truth.figures, actual, keys, "statistics") + wrong
-    return checked("payment statistics", as_of(log, position), differences, truth.figures, actual)
+    return of_part(log, "payment statistics", _STATISTICS, position, differences, (truth.figures, actual))
 
 
 def check_trends(log: Log, position: int) -> Check:
@@ -66,13 +69,36 @@ def check_trends(log: Log, position: int) -> Check:
         wrong += _wrong_decimal(key, "total", row["total"], _integer(row["minor"]))
     keys = differing(expected, actual)
     differences = described(expected, actual, keys, "trends") + wrong
-    return checked("payment trends", as_of(log, position), differences, expected, actual)
+    return of_part(log, "payment trends", _TRENDS, position, differences, (expected, actual))
+
+
+def of_part(
+    log: Log,
+    name: str,
+    part: str,
+    position: int,
+    differences: Iterable[str],
+    figures: tuple[Figures, Figures] | None = None,
+    detail: str | None = None,
+) -> Check:
+    """A check of a part as of its own position. A part at position 0 beside a log with events is not built.
+
+    `figures` are those expected and found. `detail` says something else than the position.
+    """
+    unbuilt = [NOT_BUILT] if position == 0 < log.head else []
+    check = checked(
+        name,
+        as_of(log, position) if detail is None or unbuilt else detail,
+        [*unbuilt, *differences],
+        *(figures or ()),
+    )
+    return replace(check, part=part, position=position, lag=max(log.head - position, 0))
 
 
 def as_of(log: Log, position: int) -> str:
     """Where a layer stands, in words."""
     if position == 0 < log.head:
-        return "not built yet"
+        return "not built"
     behind = f", {log.head - position:,} behind the head" if position < log.head else ""
     return f"as of position {position:,}{behind}"
 

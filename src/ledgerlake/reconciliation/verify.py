@@ -12,8 +12,9 @@ from ledgerlake.errors import LedgerLakeError
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.tables import TABLES
 from ledgerlake.reconciliation import lake_side, read_side, report_side
-from ledgerlake.reconciliation.log import Document, Log, check_amounts, check_positions
+from ledgerlake.reconciliation.log import Document, Log, check_amounts
 from ledgerlake.reconciliation.model import Check, Verification, checked
+from ledgerlake.reconciliation.positions import check_positions
 
 
 def verify(
@@ -26,8 +27,9 @@ def verify(
 
     The log, read models, statistics and trends are read in one snapshot, so that what is appended or
     refreshed meanwhile does not disturb. A layer that is behind is in order, and its check says how far
-    it is behind; with `up_to`, a layer that has not reached that position is not in order. `reports` is
-    the folder of billing reports to check, if any.
+    it is behind; one that was never built, or is lost, while the log has events is not. With `up_to`, a
+    layer that has not reached that position is not in order. `reports` is the folder of billing reports
+    to check, if any.
     """
     checks: list[Check] = []
 
@@ -48,7 +50,7 @@ def verify(
         run("payment read models", lambda: read_side.check_read_models(log, payments))
         run("payment statistics", lambda: read_side.check_statistics(log, at["payment_statistics"]))
         run("payment trends", lambda: read_side.check_trends(log, trends))
-        run("lake segments", lambda: lake_side.check_segments(lake))
+        run("lake segments", lambda: lake_side.check_segments(log, lake, held))
         run("lake events", lambda: lake_side.check_events(log, views, held))
         for path, definition in TABLES.items():
             run(f"lake {definition.name}", partial(lake_side.check_table, log, views, path))
