@@ -231,3 +231,19 @@ def test_help_imports_nothing_heavy(environ: dict[str, str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_server_that_goes_away_is_one_message_and_exit_2(environ: dict[str, str]) -> None:
+    code = (
+        "from ledgerlake.cli import main\nfrom ledgerlake.queries import QueryBus\n"
+        "from pymongo.errors import AutoReconnect\n"
+        "def gone(bus, query): raise AutoReconnect('mongodb://u:secret@h gone')\n"
+        "QueryBus.ask = gone\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "statistics"], env=environ, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "MongoDB could not answer" in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 
 import typer
-from pymongo.errors import PyMongoError
 
 from ledgerlake.cli import queries, writes
 from ledgerlake.cli.report import report_app
@@ -39,7 +38,11 @@ def main() -> None:
     except LedgerLakeError as error:
         print(f"ledgerlake: {error}", file=sys.stderr)
         sys.exit(2)
-    except PyMongoError as error:
+    except Exception as error:
+        # Looked up, not imported: most of the tool starts without the driver.
+        errors = sys.modules.get("pymongo.errors")
+        if errors is None or not isinstance(error, errors.PyMongoError):
+            raise
         print(
             f"ledgerlake: MongoDB could not answer ({type(error).__name__}: {redacted(str(error))}). "
             "See that it runs (`ledgerlake mongo status`), then run this again.",
