@@ -162,7 +162,10 @@ def _next(ledger: LedgerLake, organizations: Sequence[str]) -> list[tuple[str, s
     return [
         *commands,
         (f"{tool} verify", "do log, read models and Parquet agree?"),
-        (f"{_tool('dagster')} dev", "assets, checks and this run, at http://127.0.0.1:3000"),
+        (
+            f'DAGSTER_HOME="$PWD" {_tool("dagster")} dev',
+            "assets, checks and this run, at http://127.0.0.1:3000",
+        ),
         (f"{tool} mongo stop", "the database runs until then"),
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -226,12 +227,12 @@ class LedgerLake:
                 at.position,
                 head - at.position,
                 at.status,
-                None if at.updated_at is None else at.updated_at.isoformat(),
+                _instant(at.updated_at),
                 at.last_error,
             )
             for name, at in found.items()
         ]
-        parts.append(Lag("event_lake", lake, head - lake, "live", None, None))
+        parts.append(Lag("event_lake", lake, head - lake, "live", _instant(self.lake.updated_at()), None))
         return LedgerStatus(head, tuple(parts))
 
     def verify(self) -> Verification:
@@ -256,3 +257,7 @@ class LedgerLake:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _instant(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds").replace("+00:00", "Z")

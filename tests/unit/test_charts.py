@@ -197,7 +197,7 @@ def test_the_summary_is_exact_per_currency(trends: pl.DataFrame) -> None:
     rows = {row["currency"]: row for row in charts.summary(trends).iter_rows(named=True)}
     assert rows["EUR"] == {
         "currency": "EUR",
-        "payments": 1_000,
+        "completed": 1_000,
         "gross": "2,839,504.10",
         "refunds": "864.20",
         "net": "2,838,639.90",

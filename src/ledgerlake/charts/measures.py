@@ -120,7 +120,7 @@ def organizations_by_currency(trends: pl.DataFrame) -> dict[str, list[Organizati
 def summary(trends: pl.DataFrame) -> pl.DataFrame:
     """A row per currency with the exact totals of the frame, to be read: amounts and rates are text.
 
-    Columns: currency, payments, gross, refunds, net (in units of the currency), failed_attempts,
+    Columns: currency, completed, gross, refunds, net (in units of the currency), failed_attempts,
     success_rate (of attempts), refund_rate (of the gross amount); a rate of nothing is "–".
     """
     rows = []
@@ -133,7 +133,7 @@ def summary(trends: pl.DataFrame) -> pl.DataFrame:
         rows,
         schema={
             "currency": pl.String,
-            "payments": pl.Int64,
+            "completed": pl.Int64,
             "gross": pl.String,
             "refunds": pl.String,
             "net": pl.String,

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the answer is no (a refused command, a verify that fails, 
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -54,5 +55,5 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (head, less) has seen enough; nothing is left to tell it.
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

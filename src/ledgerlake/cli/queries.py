@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from typing import Annotated, Any
@@ -130,6 +131,7 @@ def statistics(
         ],
         note=_as_of(result.as_of),
     )
+    _nothing(result.rows, organization)
     if result.payment_states:
         print_table(
             "Payments by their current state",
@@ -166,6 +168,13 @@ def trends(
         ],
         note=_as_of(result.as_of),
     )
+    _nothing(result.rows, organization)
+
+
+def _nothing(rows: Sequence[Any], organization: str | None) -> None:
+    if not rows:
+        whom = "" if organization is None else f" of {organization!r}: check the spelling"
+        console().print(f"No movement{whom}. If events are new, run `ledgerlake refresh`.", markup=False)
 
 
 def verify(json: AsJson = False) -> None:

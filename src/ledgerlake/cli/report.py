@@ -72,7 +72,7 @@ def billing_command(
         f"Billing {report.month}, {whom}",
         columns,
         [[row[column] for column in columns] for row in totals],
-        note=f"as of position {report.position:,}",
+        note=f"as of position {report.position:,}; refunded includes credits that name no payment",
     )
     console().print(
         f"{report.lines:,} lines in {len(report.files)} files under {out / report.month}",

@@ -198,6 +198,6 @@ def _exact_minor(amount: object, currency: str, places: int) -> int:
         raise MoneyError(
             "bad_amount",
             f"{amount} has more decimals than {currency} has ({places}).",
-            "Round it by a named mode before it becomes money.",
+            "Round it first: an amount is kept as it is given.",
         )
     return minor

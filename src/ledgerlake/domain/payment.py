@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 from ledgerlake.domain.commands import CREDIT_NOTE, FailPayment, ProcessPayment, RefundPayment
 from ledgerlake.domain.events import PaymentEvent, PaymentFailed, PaymentProcessed, PaymentRefunded
+from ledgerlake.domain.money import Money
 from ledgerlake.errors import LedgerLakeError
 
 Command: TypeAlias = ProcessPayment | FailPayment | RefundPayment
@@ -135,7 +136,7 @@ def _refund(state: Payment, command: RefundPayment) -> PaymentRefunded:
     if command.amount.minor > left:
         raise CommandRejected(
             "refund_exceeds_payment",
-            f"A refund of {command.amount} exceeds what is left of the payment: {left} minor units.",
+            f"A refund of {command.amount} exceeds the {Money(left, state.currency)} left of the payment.",
         )
     return PaymentRefunded(command.amount, command.reason)
 

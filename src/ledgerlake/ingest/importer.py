@@ -134,6 +134,9 @@ def import_file(
     with write_atomically(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")
     if broken is not None:
+        stored = f"The {summary.rows:,} rows of the whole batches before it are in"
+        rest = "importing the mended file does the rest, and nothing twice"
+        broken.args = (f"{broken} {stored}; {rest}. Summary: {summary.summary_file}",)
         raise broken
     return summary
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -60,6 +61,11 @@ class EventLake:
         """Position up to which the lake holds every event; 0 if there is none."""
         held = self.segments()
         return held[-1].to if held else 0
+
+    def updated_at(self) -> datetime | None:
+        """When the last segment was written; None for a lake without events."""
+        held = self.segments()
+        return datetime.fromtimestamp(held[-1].path.stat().st_mtime, UTC) if held else None
 
     def segments(self) -> list[SegmentInfo]:
         """The segments that make up the lake: all sealed but perhaps the last, without a hole.
