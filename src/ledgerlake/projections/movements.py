@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from ledgerlake.domain.events import EVENT_STATUS, SCHEMA_VERSION
 from ledgerlake.domain.money import exponent
-from ledgerlake.projections.model import Document, ProjectionError, as_int64, int64_sum
+from ledgerlake.projections.model import Document, Projection, ProjectionError, as_int64, int64_sum
 
 COLUMNS = ("event_type", "schema_version", "organization_id", "currency", "amount_minor", "occurred_at")
 INSTANT = pl.Datetime("ms", "UTC")
@@ -58,12 +58,33 @@ def movements() -> dict[str, pl.Expr]:
     }
 
 
-def frame_of(documents: Sequence[Document], schema: dict[str, Any]) -> pl.DataFrame:
-    """Stored documents as a table; `key` is their _id."""
-    return pl.DataFrame(
-        {
+def movement_projection(
+    name: str,
+    version: int,
+    schema: Mapping[str, Any],
+    *,
+    fold: Callable[[pl.DataFrame], pl.DataFrame],
+    merge: Callable[[pl.DataFrame], pl.DataFrame],
+    render: Callable[[pl.DataFrame], list[Document]],
+) -> Projection:
+    """A projection of totals; its documents have the fields of `schema`, with `key` as their _id."""
+
+    def recall(documents: Sequence[Document]) -> pl.DataFrame:
+        columns = {
             column: [document["_id" if column == "key" else column] for document in documents]
             for column in schema
-        },
-        schema=schema,
+        }
+        return pl.DataFrame(columns, schema=dict(schema))
+
+    return Projection(
+        name=name,
+        version=version,
+        columns=COLUMNS,
+        fields=tuple(column for column in schema if column != "key"),
+        fold=fold,
+        recall=recall,
+        merge=merge,
+        render=render,
+        # Any group may have been there before.
+        starts=pl.lit(False),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import decimal
-from collections.abc import Sequence
 from decimal import Decimal
 
 import polars as pl
@@ -11,8 +10,8 @@ from bson import Decimal128, Int64
 
 from ledgerlake.domain.money import exponent
 from ledgerlake.mongo.decimal128 import decimal128
-from ledgerlake.projections.model import Document, Projection
-from ledgerlake.projections.movements import COLUMNS, INSTANT, frame_of, movements, totals, with_status
+from ledgerlake.projections.model import Document
+from ledgerlake.projections.movements import INSTANT, movement_projection, movements, totals, with_status
 
 _BY = ("key", "organizationId", "status", "currency")
 _SCHEMA = {
@@ -54,10 +53,6 @@ def _merge(rows: pl.DataFrame) -> pl.DataFrame:
     return merged.select(list(_SCHEMA))
 
 
-def _recall(documents: Sequence[Document]) -> pl.DataFrame:
-    return frame_of(documents, _SCHEMA)
-
-
 def _render(deltas: pl.DataFrame) -> list[Document]:
     documents: list[Document] = []
     for row in deltas.iter_rows(named=True):
@@ -83,15 +78,4 @@ def _render(deltas: pl.DataFrame) -> list[Document]:
     return documents
 
 
-STATISTICS = Projection(
-    name="payment_statistics",
-    version=1,
-    columns=COLUMNS,
-    fields=tuple(name for name in _SCHEMA if name != "key"),
-    fold=_fold,
-    recall=_recall,
-    merge=_merge,
-    render=_render,
-    # Any group may have been there before.
-    starts=pl.lit(False),
-)
+STATISTICS = movement_projection("payment_statistics", 1, _SCHEMA, fold=_fold, merge=_merge, render=_render)

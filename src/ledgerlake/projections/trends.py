@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import polars as pl
 from bson import Int64
 
 from ledgerlake.domain.money import exponent
 from ledgerlake.mongo.decimal128 import decimal128
-from ledgerlake.projections.model import Document, Projection
-from ledgerlake.projections.movements import COLUMNS, INSTANT, frame_of, movements, totals, with_status
+from ledgerlake.projections.model import Document
+from ledgerlake.projections.movements import INSTANT, movement_projection, movements, totals, with_status
 
 _BY = ("key", "organizationId", "day", "currency", "status")
 _SCHEMA = {
@@ -52,10 +50,6 @@ def _merge(rows: pl.DataFrame) -> pl.DataFrame:
     return totals(rows, _BY).select(list(_SCHEMA))
 
 
-def _recall(documents: Sequence[Document]) -> pl.DataFrame:
-    return frame_of(documents, _SCHEMA)
-
-
 def _render(deltas: pl.DataFrame) -> list[Document]:
     return [
         {
@@ -74,15 +68,4 @@ def _render(deltas: pl.DataFrame) -> list[Document]:
     ]
 
 
-TRENDS = Projection(
-    name="payment_trends",
-    version=1,
-    columns=COLUMNS,
-    fields=tuple(name for name in _SCHEMA if name != "key"),
-    fold=_fold,
-    recall=_recall,
-    merge=_merge,
-    render=_render,
-    # Any group may have been there before.
-    starts=pl.lit(False),
-)
+TRENDS = movement_projection("payment_trends", 1, _SCHEMA, fold=_fold, merge=_merge, render=_render)
