@@ -23,17 +23,22 @@ SEED = 20261123
 KILLS = {"import": 12, "refresh": 12, "dagster": 6}
 COMMANDS = 6_000
 
+# Each says when it is about to start its work, so that the start of an interpreter is no part of the wait.
+READY = "print('ready', flush=True)\n"
 PROGRAMS = {
     "import": "import sys; from pathlib import Path; from ledgerlake.application import LedgerLake\n"
-    "with LedgerLake.open() as ledger: ledger.import_file(Path(sys.argv[1]))",
+    f"{READY}with LedgerLake.open() as ledger: ledger.import_file(Path(sys.argv[1]))",
     "refresh": "from ledgerlake.application import LedgerLake\n"
-    "with LedgerLake.open() as ledger: ledger.refresh()",
+    f"{READY}with LedgerLake.open() as ledger: ledger.refresh()",
     "dagster": "import dagster as dg\nfrom pipelines.definitions import build\n"
-    "job = build().resolve_job_def('refresh_all')\n"
+    f"job = build().resolve_job_def('refresh_all')\n{READY}"
     "assert job.execute_in_process(instance=dg.DagsterInstance.ephemeral()).success",
 }
-# How long each takes to do its work here, start of the interpreter included, in seconds: kills fall within.
-SPAN = {"import": (0.3, 1.8), "refresh": (0.5, 3.0), "dagster": (2.0, 9.0)}
+# The longest wait before a kill, in seconds. A program that ended before its kill shows nothing: the kill is
+# tried again with a shorter wait, so that neither a fast nor a slow machine ends with no kill in mid-work.
+LONGEST_WAIT = {"import": 1.5, "refresh": 2.0, "dagster": 6.0}
+SHORTER = 0.8
+MOST_TRIES = 90
 
 
 def totals(database: Database[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -76,21 +81,31 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
     }
     kills = [kind for kind, count in KILLS.items() for _ in range(count)]
     chance.shuffle(kills)
+    waits = dict(LONGEST_WAIT)
     killed: Counter[str] = Counter()
-    for kind in kills:
-        argument = str(chance.choice(files))
+    tries = 0
+    while kills:
+        tries += 1
+        assert tries <= MOST_TRIES, f"the programs end before their kill: {dict(killed)} of {KILLS}"
+        kind = kills[-1]
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAMS[kind], argument],
+            [sys.executable, "-c", PROGRAMS[kind], str(chance.choice(files))],
             env=small,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(chance.uniform(*SPAN[kind]))
-        process.send_signal(signal.SIGKILL)
-        killed[kind] += process.wait() == -signal.SIGKILL
-    print(f"killed in mid-work, of {KILLS}: {dict(killed)}")
-    missed = {kind: count for kind, count in KILLS.items() if killed[kind] < count / 3}
-    assert not missed, f"most of these ended before their kill, so nothing was shown: {missed}"
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(chance.uniform(0, waits[kind]))
+            process.kill()
+            if process.wait() == -signal.SIGKILL:
+                killed[kind] += 1
+                kills.pop()
+            else:
+                assert process.returncode == 0, f"{kind} failed by itself"
+                waits[kind] *= SHORTER
+    print(f"killed in mid-work: {dict(killed)}, in {tries} tries")
 
     own = Settings(settings.home, settings.mongodb_uri, settings.database, segment_size=700)
     with LedgerLake.open(own) as ledger:
