@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from bson import Decimal128, Int64, ObjectId
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
-from ledgerlake.eventstore.expected import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, exact
+from ledgerlake.eventstore.chain import GENESIS, extend
+from ledgerlake.eventstore.expected import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, after, exact
 from ledgerlake.eventstore.model import (
     Append,
     Appended,
@@ -75,7 +78,26 @@ def assert_log_is_whole(database: Db) -> int:
     for e in events:
         streams.setdefault(e["aggregateId"], []).append(e["version"])
     assert all(versions == list(range(1, len(versions) + 1)) for versions in streams.values())
+    assert_chained(database)
     return len(events)
+
+
+def assert_chained(database: Db) -> list[int]:
+    """The counter and every link hold the hash of the events up to them, as stored; where the links stand."""
+    raw: CodecOptions[RawBSONDocument] = CodecOptions(RawBSONDocument)
+    events: Any = database.get_collection("events", codec_options=raw)
+    documents = [bytes(event.raw) for event in events.find().sort("position", 1)]
+    links = {link["_id"]: bytes(link["hash"]) for link in database["log_chain"].find().sort("_id", 1)}
+    counter = database["counters"].find_one({"_id": "events"})
+    assert counter is not None
+    expected, value = {}, GENESIS
+    for position, document in enumerate(documents, start=1):
+        value = extend(value, [document])
+        if position in links:
+            expected[position] = value
+    assert links == expected
+    assert bytes(counter["chain"]) == value
+    return list(links)
 
 
 def test_an_event_is_stored_with_exactly_the_fields_of_the_contract(store: EventStore, database: Db) -> None:
@@ -145,11 +167,12 @@ def test_an_append_is_accepted_only_on_the_version_it_expects(
     store: EventStore, other: EventStore, expected: ExpectedVersion, on_new: bool, on_existing: bool
 ) -> None:
     other.append(append("existing", events=2))
-    for stream, allowed, actual in (("new", on_new, 0), ("existing", on_existing, 2)):
+    for stream, allowed, actual in (("new", on_new, None), ("existing", on_existing, 2)):
         if allowed:
-            assert store.append(append(stream, expected)).version == actual + 1
+            assert store.append(append(stream, expected)).version == (actual or 0) + 1
         else:
-            with pytest.raises(ConcurrencyError, match=rf"'{stream}'.*version {actual}") as conflict:
+            found = "no such stream" if actual is None else f"version {actual}"
+            with pytest.raises(ConcurrencyError, match=rf"'{stream}'.*{found}") as conflict:
                 store.append(append(stream, expected))
             assert (conflict.value.expected, conflict.value.actual) == (expected, actual)
 
@@ -161,9 +184,11 @@ def test_a_version_that_never_existed_is_no_place_to_append(store: EventStore, d
     assert store.head() == 0
 
 
-def test_a_command_is_stored_once_however_often_it_is_sent(store: EventStore, other: EventStore) -> None:
+def test_a_command_is_stored_once_however_often_it_is_sent(
+    store: EventStore, other: EventStore, database: Db
+) -> None:
     first = store.append(append("p", NO_STREAM, "c", events=2))
-    for again in (store, other, EventStore(other._events.database)):
+    for again in (store, other, EventStore(database)):
         assert again.append(append("p", NO_STREAM, "c", events=2)) == Appended("p", 2, 2, duplicate=True)
     assert first == Appended("p", 2, 2)
     assert store.head() == 2
@@ -237,7 +262,7 @@ def test_positions_have_no_gap_under_many_writers_with_conflicts(database: Db) -
             while True:
                 version = len(mine.read_stream(stream))
                 try:
-                    mine.append(append(stream, exact(version), f"{number}-{i}"))
+                    mine.append(append(stream, after(version), f"{number}-{i}"))
                     break
                 except ConcurrencyError:
                     continue
@@ -260,7 +285,7 @@ def test_positions_have_no_gap_under_many_writers_with_conflicts(database: Db) -
 
 def test_closing_flushes_what_was_queued(database: Db) -> None:
     store = EventStore(database)
-    requests = [store._committer.submit([append(f"p{i}")]) for i in range(200)]
+    requests = [store.submit([append(f"p{i}")]) for i in range(200)]
     store.close()
     assert sorted(r.wait()[0].position for r in requests) == list(range(1, 201))  # type: ignore[union-attr]
     with pytest.raises(EventStoreError, match="closed"):
@@ -368,16 +393,14 @@ def test_what_the_server_refuses_does_not_fail_the_other_writers_of_its_batch(st
 
     def refuse(requests: Any) -> Any:
         tried.append(len(requests))
-        if any(a.stream_id == "bad" for r in requests for a in r.appends):
+        if any(a.stream_id == "bad" for r in requests for a in r.write.appends):
             raise OperationFailure("refused")
         return commit(requests)
 
     store._transaction.commit = refuse  # type: ignore[method-assign]
     gate = threading.Lock()
     with gate:
-        requests = [
-            store._committer.submit([append(s) if s != "bad" else bad]) for s in ("x", "bad", "y", "z")
-        ]
+        requests = [store.submit([append(s) if s != "bad" else bad]) for s in ("x", "bad", "y", "z")]
     outcomes: list[Any] = []
     for request in requests:
         try:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -22,7 +23,8 @@ from pymongo.errors import ConnectionFailure
 from pymongo.read_concern import ReadConcern
 
 from ledgerlake.errors import LedgerLakeError
-from ledgerlake.eventstore.bson_columns import first_batch
+from ledgerlake.eventstore.archived import ARCHIVE_FILE, NO_ARCHIVE, ArchivedEvents, Place
+from ledgerlake.eventstore.bson_columns import Ints, Kind, decode, documents, first_batch
 from ledgerlake.eventstore.event_columns import (
     AMOUNT,
     PATHS,
@@ -60,6 +62,14 @@ THREADS: Final = 2
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 
 
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """The events in MongoDB, and those that were archived."""
+
+    db: Database[Document]
+    archive: ArchivedEvents
+
+
 class GapError(LedgerLakeError):
     """A position range of the log does not hold exactly one event per position."""
 
@@ -89,12 +99,17 @@ def event_id_at(db: Database[Document], position: int) -> str | None:
 
 
 def read_columns(
-    db: Database[Document], after: int, up_to: int, columns: Sequence[str] | None = None
+    db: Database[Document],
+    after: int,
+    up_to: int,
+    columns: Sequence[str] | None = None,
+    archive: ArchivedEvents = NO_ARCHIVE,
 ) -> pa.Table:
     """The events with after < position <= up_to, one row each, sorted by position.
 
     Args:
         columns: names out of SCHEMA, in the order wanted; default all.
+        archive: where the events lie that were archived.
 
     Returns:
         Exactly `up_to - after` rows, typed as SCHEMA.
@@ -102,9 +117,10 @@ def read_columns(
     Raises:
         GapError: a position is missing or held twice.
         MalformedEventError: a required field is missing or of another type.
+        ArchiveError: an archived event can not be brought back.
         ValueError: an unknown column, or a range that ends before it starts.
     """
-    tables = list(iter_columns(db, after, up_to, max(up_to - after, 1), columns))
+    tables = list(iter_columns(db, after, up_to, max(up_to - after, 1), columns, archive))
     return tables[0] if tables else schema_of(columns).empty_table()
 
 
@@ -114,6 +130,7 @@ def iter_columns(
     up_to: int,
     batch: int,
     columns: Sequence[str] | None = None,
+    archive: ArchivedEvents = NO_ARCHIVE,
 ) -> Generator[pa.Table, None, None]:
     """Tables of `batch` events each (the last may be shorter), in position order; see `read_columns`.
 
@@ -124,7 +141,8 @@ def iter_columns(
         raise ValueError(f"Can not read positions {after + 1} to {up_to} in batches of {batch}.")
     parts: list[pa.Table] = []
     rows = 0
-    with closing(_read_ahead(db, wanted, _ranges(after, up_to, batch))) as ahead:
+    log = _Log(db, archive)
+    with closing(_read_ahead(log, wanted, _ranges(after, up_to, batch))) as ahead:
         for part in ahead:
             parts.append(part)
             rows += part.num_rows
@@ -144,13 +162,13 @@ def _ranges(after: int, up_to: int, batch: int) -> Iterator[tuple[int, int]]:
 
 
 def _read_ahead(
-    db: Database[Document], wanted: pa.Schema, ranges: Iterator[tuple[int, int]]
+    log: _Log, wanted: pa.Schema, ranges: Iterator[tuple[int, int]]
 ) -> Generator[pa.Table, None, None]:
     pending: deque[Future[pa.Table]] = deque()
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="read-events")
     try:
         for low, high in ranges:
-            pending.append(pool.submit(_read_range, db, wanted, low, high))
+            pending.append(pool.submit(_read_range, log, wanted, low, high))
             if len(pending) > THREADS + 1:
                 yield pending.popleft().result()
         while pending:
@@ -160,24 +178,24 @@ def _read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read_range(db: Database[Document], wanted: pa.Schema, after: int, up_to: int) -> pa.Table:
+def _read_range(log: _Log, wanted: pa.Schema, after: int, up_to: int) -> pa.Table:
     try:
-        return _read_once(db, wanted, after, up_to)
+        return _read_once(log, wanted, after, up_to)
     except ConnectionFailure:
         # As the driver does for its own reads: once more, on whichever server is primary by now.
-        return _read_once(db, wanted, after, up_to)
+        return _read_once(log, wanted, after, up_to)
 
 
-def _read_once(db: Database[Document], wanted: pa.Schema, after: int, up_to: int) -> pa.Table:
+def _read_once(log: _Log, wanted: pa.Schema, after: int, up_to: int) -> pa.Table:
     names = columns_to_read(wanted)
     parts: list[pa.Table] = []
     reached = after
     while reached < up_to:
-        reply = _reply(db, reached, up_to)
+        reply = _reply(log.db, reached, up_to)
         starts = first_batch(reply)
         if not len(starts):
             break
-        part = decode_events(reply, starts, names)
+        part = _decode(log, reply, starts, names)
         parts.append(part)
         reached = part["position"][-1].as_py()
     if not parts:
@@ -185,6 +203,25 @@ def _read_once(db: Database[Document], wanted: pa.Schema, after: int, up_to: int
     found = pa.concat_tables(parts)
     _check_positions(found["position"], after, up_to)
     return typed(found, wanted)
+
+
+def _decode(log: _Log, reply: bytes, starts: Ints, names: tuple[str, ...]) -> pa.Table:
+    """The documents of a reply as columns, with the archived events in place of their stubs."""
+    where = decode(reply, starts, {"position": Kind.INTEGER, ARCHIVE_FILE: Kind.INTEGER})
+    files = where[ARCHIVE_FILE]
+    if files.null_count == len(files):
+        return decode_events(reply, starts, names)
+    is_stub = files.is_valid().to_numpy(zero_copy_only=False)
+    stubs = pa.table(where).filter(files.is_valid())
+    places = [
+        Place(file, at)
+        for at, file in zip(*(stubs[name].to_pylist() for name in stubs.column_names), strict=True)
+    ]
+    archived = b"".join(log.archive.fetch(places))
+    both = pa.concat_tables(
+        [decode_events(reply, starts[~is_stub], names), decode_events(archived, documents(archived), names)]
+    )
+    return both.sort_by("position").combine_chunks()
 
 
 def _reply(db: Database[Document], after: int, up_to: int) -> bytes:

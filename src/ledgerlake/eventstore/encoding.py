@@ -1,7 +1,7 @@
 """Event documents as BSON, encoded by the writers before the commit and completed inside it.
 
 What only the commit knows (version, position, the time of storing) stands first, in fields of fixed
-size, so that the committer, which serves all writers one after the other, only patches three numbers
+size, so that the committer, which serves all writers one after the other, only puts three numbers
 into bytes that were encoded while the batch before was committed.
 """
 
@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import bson
-from bson import Int64, ObjectId
+from bson import ObjectId
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 
@@ -23,14 +23,19 @@ MAX_EVENT_BYTES: Final = 1_000_000
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_LATER: Final = Int64(0)
 
-# Offsets of the values in a document that starts with _id, version, position, recordedAt: 4 bytes of length,
-# then each element's type byte, its name with a NUL, and its value (12 bytes, then 8 each).
-_VERSION_AT: Final = 4 + 1 + 4 + 12 + 1 + 8
-_POSITION_AT: Final = _VERSION_AT + 8 + 1 + 9
-_RECORDED_AT: Final = _POSITION_AT + 8 + 1 + 11
-_PATCH_NUMBER: Final = struct.Struct("<q").pack_into
+# How a document starts: its length, then _id, version, position and recordedAt, each as type byte, name with
+# a NUL, and value (12 bytes, then 8 each).
+_HEAD: Final = struct.Struct("<i5s12s9sq10sq12sq")
+_ID, _VERSION, _POSITION, _RECORDED_AT = (
+    b"\x07_id\0",
+    b"\x12version\0",
+    b"\x12position\0",
+    b"\x09recordedAt\0",
+)
+_LENGTH_BYTES: Final = 4
+_NUMBERS: Final = struct.Struct("<q10sq12sq").pack
+_NUMBERS_AT: Final = _HEAD.size - struct.calcsize("<q10sq12sq")
 
 _UTC: Final[CodecOptions[Mapping[str, Any]]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
@@ -42,10 +47,6 @@ def encode(append: Append) -> list[bytes]:
     for number, event in enumerate(append.events, start=1):
         metadata: Mapping[str, Any] = event.metadata
         document: dict[str, Any] = {
-            "_id": ObjectId(),
-            "version": _LATER,
-            "position": _LATER,
-            "recordedAt": _EPOCH,
             "aggregateId": append.stream_id,
             "aggregateType": append.aggregate_type,
             "eventType": event.event_type,
@@ -61,7 +62,12 @@ def encode(append: Append) -> list[bytes]:
                 metadata = {**metadata, "requestHash": append.request_hash}
         document["metadata"] = metadata
         document["schemaVersion"] = event.schema_version
-        raw = bson.encode(document)
+        body = bson.encode(document)
+        length = _HEAD.size + len(body) - _LENGTH_BYTES
+        raw = (
+            _HEAD.pack(length, _ID, ObjectId().binary, _VERSION, 0, _POSITION, 0, _RECORDED_AT, 0)
+            + body[_LENGTH_BYTES:]
+        )
         if len(raw) > MAX_EVENT_BYTES:
             raise EventTooLarge(
                 f"An event of {append.stream_id!r} takes {len(raw):,} bytes, over {MAX_EVENT_BYTES:,}.",
@@ -73,11 +79,9 @@ def encode(append: Append) -> list[bytes]:
 
 def complete(encoded: bytes, version: int, position: int, recorded_at: datetime) -> RawBSONDocument:
     """The document with what the commit knows, ready to be inserted."""
-    document = bytearray(encoded)
-    _PATCH_NUMBER(document, _VERSION_AT, version)
-    _PATCH_NUMBER(document, _POSITION_AT, position)
-    _PATCH_NUMBER(document, _RECORDED_AT, (recorded_at - _EPOCH) // _MILLISECOND)
-    return RawBSONDocument(bytes(document))
+    milliseconds = (recorded_at - _EPOCH) // _MILLISECOND
+    numbers = _NUMBERS(version, _POSITION, position, _RECORDED_AT, milliseconds)
+    return RawBSONDocument(encoded[:_NUMBERS_AT] + numbers + encoded[_HEAD.size :])
 
 
 def decode(document: RawBSONDocument) -> StoredEvent:

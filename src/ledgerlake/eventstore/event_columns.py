@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from bson.raw_bson import RawBSONDocument
 
+from ledgerlake.domain.events import SCHEMA_VERSION
 from ledgerlake.domain.money import exponent
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.bson_columns import Ints, Kind, WrongTypeError, decode
@@ -65,6 +66,8 @@ PATHS: Final[Mapping[str, str]] = {
 }
 _DERIVED: Final = frozenset({"exponent", "amount"})
 _DERIVED_FROM: Final = ("amount_minor", "currency")
+# The paths above are those of one schema version: what another one holds there is anybody's guess.
+_ALWAYS: Final = ("position", "schema_version")
 _KINDS: Final = {
     pa.string(): Kind.STRING,
     pa.bool_(): Kind.BOOL,
@@ -77,14 +80,17 @@ _UNITS: Final = pa.array([Decimal(1).scaleb(-places) for places in range(5)], pa
 
 
 class MalformedEventError(LedgerLakeError):
-    """An event lacks a required field, or holds a value of another type there."""
+    """An event lacks a required field, holds a value of another type there, or is of an unknown schema."""
 
-    def __init__(self, position: int | None, field: str, detail: str) -> None:
+    def __init__(
+        self,
+        position: int | None,
+        field: str,
+        detail: str,
+        remedy: str = "Events are written by the event store only: repair or restore this event.",
+    ) -> None:
         where = f"at position {position}" if position is not None else "in the log"
-        super().__init__(
-            f"The event {where} has {detail} in field {field!r}.",
-            "Events are written by the event store only: repair or restore this event.",
-        )
+        super().__init__(f"The event {where} has {detail} in field {field!r}.", remedy)
         self.position = position
         self.field = field
 
@@ -104,8 +110,8 @@ def schema_of(columns: Sequence[str] | None) -> pa.Schema:
 
 
 def columns_to_read(wanted: pa.Schema) -> tuple[str, ...]:
-    """Columns that the documents must give for `wanted`: the position first, nothing derived."""
-    names = ["position", *(name for name in wanted.names if name not in _DERIVED | {"position"})]
+    """Columns that the documents must give for `wanted`: position and schema version, nothing derived."""
+    names = list(_ALWAYS) + [name for name in wanted.names if name not in _DERIVED | set(_ALWAYS)]
     if _DERIVED & set(wanted.names):
         names += [name for name in _DERIVED_FROM if name not in names]
     return tuple(names)
@@ -141,9 +147,11 @@ def typed(found: pa.Table, wanted: pa.Schema) -> pa.Table:
     """The columns wanted, typed as SCHEMA says, with what is derived.
 
     Raises:
-        MalformedEventError: a null in a required column, an integer that does not fit, an unknown currency.
+        MalformedEventError: an unknown schema version, a null in a required column, an integer that does
+            not fit, an unknown currency.
     """
     read = {name: found[name] for name in found.column_names}
+    _refuse_other_schemas(read["schema_version"], read["position"])
     if "unreferenced" in read:
         read["unreferenced"] = pc.fill_null(read["unreferenced"], False)  # only true is ever stored
     for name, values in read.items():
@@ -163,6 +171,17 @@ def typed(found: pa.Table, wanted: pa.Schema) -> pa.Table:
             first = read["position"][0].as_py()
             raise MalformedEventError(first, PATHS[field.name], f"or one after it has {error}") from error
     return pa.Table.from_arrays(columns, schema=wanted)
+
+
+def _refuse_other_schemas(versions: pa.ChunkedArray, positions: pa.ChunkedArray) -> None:
+    at = pc.index(pc.not_equal(versions, SCHEMA_VERSION), pa.scalar(True)).as_py()
+    if at >= 0:
+        raise MalformedEventError(
+            positions[at].as_py(),
+            PATHS["schema_version"],
+            f"the unknown schema version {versions[at].as_py()}",
+            "A newer LedgerLake wrote it: upgrade this one.",
+        )
 
 
 def derive_amount(

@@ -10,20 +10,21 @@ from typing import Final
 class ExpectedVersion:
     """The version that a stream must have for an append to be accepted.
 
-    Make one with `exact(n)`, or take NO_STREAM, STREAM_EXISTS or ANY. A stream without events has
-    version 0; its first event has version 1.
+    Make one with `exact(n)` or `after(n)`, or take NO_STREAM, STREAM_EXISTS or ANY.
     """
 
     mode: str
     version: int | None = None
 
-    def allows(self, actual: int) -> bool:
-        """Whether an append that expects this may follow version `actual` (0: no stream)."""
+    def allows(self, actual: int | None) -> bool:
+        """Whether an append that expects this may follow version `actual` (None: no stream)."""
         match self.mode:
             case "exact":
                 return actual == self.version
+            case "no_stream":
+                return actual is None
             case "stream_exists":
-                return actual > 0
+                return actual is not None
             case _:
                 return True
 
@@ -32,12 +33,17 @@ class ExpectedVersion:
 
 
 def exact(version: int) -> ExpectedVersion:
-    """The stream's last event has this version (0: the stream has no event yet)."""
+    """The stream's last event has this version. (A stream that starts at 0 has version 0 after one event.)"""
     if version < 0:
         raise ValueError(f"A stream version is 0 or more, not {version}.")
     return ExpectedVersion("exact", version)
 
 
-NO_STREAM: Final = exact(0)
+NO_STREAM: Final = ExpectedVersion("no_stream")
 STREAM_EXISTS: Final = ExpectedVersion("stream_exists")
 ANY: Final = ExpectedVersion("any")
+
+
+def after(version: int) -> ExpectedVersion:
+    """For aggregates that count their events from 1: nothing there yet (0), or exactly this version."""
+    return exact(version) if version else NO_STREAM

@@ -32,7 +32,8 @@ class Append:
     """Events for one stream, all or none of which are stored, and what the stream must be.
 
     With a `command_id` the append happens once, however often it is sent; `request_hash` tells a
-    repetition from another request under the same id.
+    repetition from another request under the same id. `first_version`, 0 or 1, is the version that the
+    first event takes if the stream is new; a stream that exists goes on from its last version.
     """
 
     stream_id: str
@@ -41,6 +42,37 @@ class Append:
     expected: ExpectedVersion = ANY
     command_id: str | None = None
     request_hash: str | None = None
+    first_version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointMove:
+    """Moves a consumer's checkpoint to `position`, in the transaction of the append that it comes with.
+
+    `after` is where the checkpoint must stand (0: there is none yet); None takes any lower position. So of
+    two consumers that handled the same event only one stores what came of it.
+    """
+
+    name: str
+    position: int
+    after: int | None = None
+
+    def allows(self, actual: int) -> bool:
+        """Whether a checkpoint that stands at `actual` (0: none yet) may be moved so."""
+        return actual < self.position if self.after is None else actual == self.after
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRequest:
+    """What one writer hands over at once.
+
+    Its appends are settled one by one, or, if `atomic`, all or none of them together with the move of a
+    checkpoint. A checkpoint is moved by atomic requests only; such a one may hold no append at all.
+    """
+
+    appends: Sequence[Append]
+    atomic: bool = False
+    checkpoint: CheckpointMove | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +90,36 @@ class EventStoreError(LedgerLakeError):
 
 
 class ConcurrencyError(EventStoreError):
-    """The stream is not what the writer expected: load it again and decide again."""
+    """The stream is not what the writer expected: load it again and decide again.
 
-    def __init__(self, stream_id: str, expected: ExpectedVersion, actual: int | None) -> None:
-        found = (
-            "another append of the same request was refused" if actual is None else f"it has version {actual}"
+    `actual` is the stream's last version, None if there is no stream. `broken`: the append was decided on an
+    earlier one of the same request that was not stored, so no version is right.
+    """
+
+    def __init__(
+        self, stream_id: str, expected: ExpectedVersion, actual: int | None, *, broken: bool = False
+    ) -> None:
+        if broken:
+            found = "an earlier append of the same request to it was not stored"
+        else:
+            found = "there is no such stream" if actual is None else f"it is at version {actual}"
+        super().__init__(
+            f"Stream {stream_id!r} was expected to be at {expected}, but {found}.",
+            "Load the stream again and decide again.",
         )
-        super().__init__(f"Stream {stream_id!r} was expected to be at {expected}, but {found}.")
         self.stream_id = stream_id
         self.expected = expected
+        self.actual = actual
+        self.broken = broken
+
+
+class CheckpointConflict(EventStoreError):
+    """A consumer's checkpoint is not where it was expected: someone else has handled these events."""
+
+    def __init__(self, move: CheckpointMove, actual: int) -> None:
+        where = f"below {move.position}" if move.after is None else f"at {move.after}"
+        super().__init__(f"Checkpoint {move.name!r} was expected {where}, but is at {actual}.")
+        self.move = move
         self.actual = actual
 
 
@@ -96,7 +149,7 @@ class LogCorrupted(EventStoreError):
     """The log breaks a promise that nothing but a foreign writer or a partial restore can break."""
 
 
-Outcome: TypeAlias = Appended | ConcurrencyError | CommandIdReused
+Outcome: TypeAlias = Appended | ConcurrencyError | CommandIdReused | CheckpointConflict
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
-from pymongo.read_concern import ReadConcern
 
+from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents
 from ledgerlake.eventstore.bus import EventBus
 from ledgerlake.eventstore.committer import GroupCommitter, Request
 from ledgerlake.eventstore.encoding import decode
-from ledgerlake.eventstore.model import Append, Appended, Outcome, StoredEvent
-from ledgerlake.eventstore.transaction import COUNTER_ID, AppendTransaction, Document
+from ledgerlake.eventstore.filter import EVERYTHING, EventFilter
+from ledgerlake.eventstore.model import (
+    Append,
+    Appended,
+    CheckpointMove,
+    Outcome,
+    StoredEvent,
+    WriteRequest,
+)
+from ledgerlake.eventstore.planning import Document
+from ledgerlake.eventstore.reading import LogReads, check_next
+from ledgerlake.eventstore.transaction import AppendTransaction
+from ledgerlake.mongo.steps import run
 
 
 class EventStore:
     """An append-only log of events in streams, on a database that `open_database` has prepared.
 
-    Positions are global, gapless and visible in order; versions are per stream, from 1. Safe for use
-    from any number of threads and processes at once.
+    Positions are global, gapless and visible in order; versions are per stream. Safe for use from any
+    number of threads and processes at once.
     """
 
     def __init__(
@@ -29,14 +40,14 @@ class EventStore:
         database: Database[Document],
         *,
         max_batch: int = 500,
-        linger_seconds: float = 0.002,
+        linger_seconds: float = 0.0,
         bus: EventBus | None = None,
+        archive: ArchivedEvents = NO_ARCHIVE,
+        transaction: AppendTransaction | None = None,
     ) -> None:
         self.bus = EventBus() if bus is None else bus
-        majority = ReadConcern("majority")
-        self._events = database.get_collection("events", read_concern=majority)
-        self._counters = database.get_collection("counters", read_concern=majority)
-        self._transaction = AppendTransaction(database)
+        self._reads = LogReads(database, archive)
+        self._transaction = AppendTransaction(database) if transaction is None else transaction
         self._committer = GroupCommitter(
             self._transaction, max_appends=max_batch, linger=linger_seconds, on_committed=self._publish
         )
@@ -49,7 +60,7 @@ class EventStore:
             CommandIdReused: the command id was used for other content; nothing was stored.
             StoreUnavailable: not confirmed in time; send the same again.
         """
-        outcome = self.append_many([append])[0]
+        outcome = self._submit(WriteRequest((append,))).wait()[0]
         if isinstance(outcome, Appended):
             return outcome
         raise outcome
@@ -66,43 +77,105 @@ class EventStore:
         """
         return self.submit(appends).wait()
 
+    def append_atomically(
+        self, appends: Sequence[Append], checkpoint: CheckpointMove | None = None
+    ) -> list[Appended]:
+        """Store all of the appends and move the checkpoint, or do nothing of it.
+
+        With a checkpoint there may be no appends. All of them done before, by their command ids, is
+        a repetition, and comes back as such; a part of them is a refusal.
+
+        Raises:
+            ConcurrencyError, CommandIdReused: what one of the appends met.
+            CheckpointConflict: the checkpoint is not where it was expected.
+            ValueError: see `submit`.
+            StoreUnavailable: not confirmed in time; send the same again.
+        """
+        outcomes = self._submit(WriteRequest(appends, atomic=True, checkpoint=checkpoint)).wait()
+        return [outcome for outcome in outcomes if isinstance(outcome, Appended)]
+
     def submit(self, appends: Sequence[Append]) -> Request:
         """As `append_many`, but the outcomes come from `wait()` of what is returned.
 
+        Waits while there is a full queue ahead.
+
         Raises:
             ValueError: more appends than one batch may hold, or one without events.
+            EventTooLarge: an event of over 1 MB, or over 12 MB of them.
         """
-        if len(appends) > self._committer.max_appends:
-            raise ValueError(f"{len(appends)} appends exceed a batch's {self._committer.max_appends}.")
-        if not all(append.events for append in appends):
-            raise ValueError("An append holds at least one event.")
-        return self._committer.submit(appends)
+        return self._submit(WriteRequest(appends))
 
-    def read_stream(self, stream_id: str) -> list[StoredEvent]:
-        """The stream's events in version order; empty where there is no such stream."""
-        return self.read_streams([stream_id]).get(stream_id, [])
+    def _submit(self, write: WriteRequest) -> Request:
+        return self._committer.submit(write)
+
+    def read_stream(
+        self,
+        stream_id: str,
+        *,
+        from_version: int | None = None,
+        to_version: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+    ) -> list[StoredEvent]:
+        """The stream's events in version order, or against it; empty where there is no such stream.
+
+        Args:
+            from_version: the lowest version wanted, whichever the direction.
+            to_version: the highest version wanted.
+            limit: at most so many, counted from where the reading starts.
+        """
+        events = run(self._reads.stream(stream_id, from_version, to_version, backwards, limit))
+        if events:
+            self._transaction.saw({stream_id: events[0 if backwards else -1].version})
+        return events
 
     def read_streams(self, stream_ids: Iterable[str]) -> dict[str, list[StoredEvent]]:
         """The events of each stream that has any, in version order."""
-        streams: dict[str, list[StoredEvent]] = {}
-        cursor = self._events.find({"aggregateId": {"$in": list(stream_ids)}}).sort(
-            {"aggregateId": 1, "version": 1}
-        )
-        for document in cursor:
-            event = StoredEvent.from_document(document)
-            streams.setdefault(event.stream_id, []).append(event)
+        streams = run(self._reads.streams(stream_ids))
         self._transaction.saw({stream: events[-1].version for stream, events in streams.items()})
         return streams
 
+    def read_all(
+        self,
+        after: int = 0,
+        *,
+        up_to: int | None = None,
+        limit: int | None = None,
+        only: EventFilter = EVERYTHING,
+    ) -> Iterator[StoredEvent]:
+        """The log in position order, from after position `after` up to and including `up_to`.
+
+        Ends at the end of the log. `limit` counts the events that `only` lets through.
+
+        Raises:
+            LogCorrupted: an unfiltered read met a gap.
+        """
+        whole = only.selects_all
+        for expected, document in enumerate(self._reads.log(after, up_to, limit, only) or (), after + 1):
+            event = self._reads.event(document)
+            if whole:
+                check_next(event, expected)
+            yield event
+
+    def read_correlation(self, correlation_id: str) -> list[StoredEvent]:
+        """All events of one conversation, in position order."""
+        return run(self._reads.correlation(correlation_id))
+
     def find_commands(self, command_ids: Iterable[str]) -> dict[str, StoredEvent]:
         """The event that each command which is in the log has led to, by command id."""
-        found = self._events.find({"commandId": {"$in": list(command_ids)}})
-        return {document["commandId"]: StoredEvent.from_document(document) for document in found}
+        return run(self._reads.commands(command_ids))
+
+    def stream_version(self, stream_id: str) -> int | None:
+        """The stream's last version; None where there is no such stream."""
+        return run(self._reads.version(stream_id))
 
     def head(self) -> int:
         """Position of the last committed event; 0 for an empty log."""
-        counter: Mapping[str, Any] | None = self._counters.find_one({"_id": COUNTER_ID})
-        return 0 if counter is None else int(counter["position"])
+        return run(self._reads.head())
+
+    def checkpoint(self, name: str) -> int:
+        """The position up to which a consumer has handled the log; 0 if it has none yet."""
+        return run(self._reads.checkpoint(name))
 
     def close(self) -> None:
         """Commit what is queued and stop taking appends."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import logging
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from pymongo import MongoClient
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
@@ -14,7 +17,10 @@ from ledgerlake.errors import LedgerLakeError
 from ledgerlake.mongo.indexes import ensure_schema
 from ledgerlake.settings import Settings, redacted
 
+log = logging.getLogger(__name__)
+
 _WIRE_VERSION_OF_6_0 = 17
+_LONGEST_BLOCK_SECONDS = 5
 _LOOPBACK = ("localhost", "127.", "[::1]")
 
 # Never taken from the URI: with less, an acknowledged payment can be lost, or be read and then vanish.
@@ -53,14 +59,7 @@ def connect(settings: Settings, app_name: str = "ledgerlake") -> MongoClient[dic
     Without settings.mongodb_uri the embedded server is found, or started first. The caller closes the client.
     Raises MongoUnreachable, MongoUnsuitable, or what ledgerlake.mongo.embedded raises.
     """
-    if settings.mongodb_uri is None:
-        from ledgerlake.mongo.embedded import (
-            ensure_running,
-        )  # not needed, nor importable everywhere, with a URI
-
-        uri, defaults = ensure_running(settings), _EMBEDDED_DEFAULTS
-    else:
-        uri, defaults = settings.mongodb_uri, _REMOTE_DEFAULTS
+    uri, defaults = _address(settings)
     try:
         client: MongoClient[dict[str, Any]] = MongoClient(uri, **_options(uri, defaults, app_name))
     except (ConfigurationError, PyMongoError, ValueError) as error:
@@ -82,6 +81,8 @@ def open_database(settings: Settings, app_name: str = "ledgerlake") -> Database[
     try:
         db = client[settings.database]
         ensure_schema(db)
+        if settings.mongodb_uri is not None:
+            _look_at_transaction_limit(client)
     except OperationFailure as error:
         client.close()
         raise MongoUnsuitable(
@@ -92,6 +93,29 @@ def open_database(settings: Settings, app_name: str = "ledgerlake") -> Database[
         client.close()
         raise
     return db
+
+
+async def open_async_database(
+    settings: Settings, app_name: str = "ledgerlake"
+) -> AsyncDatabase[dict[str, Any]]:
+    """`open_database` for asyncio, with the same checks. `await .client.close()` is the caller's to do."""
+
+    def prepare() -> tuple[str, dict[str, Any]]:
+        open_database(settings, app_name).client.close()
+        return _address(settings)
+
+    uri, defaults = await asyncio.to_thread(prepare)
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri, **_options(uri, defaults, app_name))
+    return client[settings.database]
+
+
+def _address(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """The URI, and what is meant where it does not say; the embedded server is started if it is wanted."""
+    if settings.mongodb_uri is not None:
+        return settings.mongodb_uri, _REMOTE_DEFAULTS
+    from ledgerlake.mongo.embedded import ensure_running  # not needed, nor importable everywhere, with a URI
+
+    return ensure_running(settings), _EMBEDDED_DEFAULTS
 
 
 def _options(uri: str, defaults: dict[str, Any], app_name: str) -> dict[str, Any]:
@@ -148,6 +172,21 @@ def _check(client: MongoClient[dict[str, Any]], uri: str) -> None:
             f"The MongoDB at {redacted(uri)!r} is a standalone server, which has no transactions.",
             "Start it with --replSet and run rs.initiate() once (one member is enough), "
             "or unset LEDGERLAKE_MONGODB_URI to use the embedded server.",
+        )
+
+
+def _look_at_transaction_limit(client: MongoClient[dict[str, Any]]) -> None:
+    """Warn where a client that dies inside an append would block all others for long."""
+    try:
+        answer = client.admin.command("getParameter", 1, transactionLifetimeLimitSeconds=1)
+    except OperationFailure:
+        return  # this user may not ask, or it is a router, which has none
+    seconds = answer["transactionLifetimeLimitSeconds"]
+    if seconds > _LONGEST_BLOCK_SECONDS:
+        log.warning(
+            "This MongoDB lets a transaction whose client died block all appends for %d s. Run "
+            "db.adminCommand({setParameter: 1, transactionLifetimeLimitSeconds: 3}) on its members.",
+            seconds,
         )
 
 

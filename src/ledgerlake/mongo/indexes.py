@@ -5,7 +5,7 @@ There is no TTL index on purpose: an event that expires would tear a hole in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,29 @@ CHECKPOINTS = "projections_metadata"
 PAYMENTS = "payment_read_models"
 STATISTICS = "payment_statistics"
 TRENDS = "payment_trends"
+SUBSCRIPTIONS = "subscriptions"
+PARKED_EVENTS = "parked_events"
+LOG_CHAIN = "log_chain"
+PERSONAL_KEYS = "personal_keys"
+SNAPSHOTS = "snapshots"
 
 _NAMESPACE_EXISTS = 48
 
 # Two transactions that both create a collection get in each other's way, so all exist beforehand.
-COLLECTIONS = (EVENTS, COUNTERS, REJECTIONS, CHECKPOINTS, PAYMENTS, STATISTICS, TRENDS)
+COLLECTIONS = (
+    EVENTS,
+    COUNTERS,
+    REJECTIONS,
+    CHECKPOINTS,
+    PAYMENTS,
+    STATISTICS,
+    TRENDS,
+    SUBSCRIPTIONS,
+    LOG_CHAIN,
+    PARKED_EVENTS,
+    PERSONAL_KEYS,
+    SNAPSHOTS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,19 @@ INDEXES = (
         partial={"commandId": {"$exists": True}},
     ),
     Index(
+        EVENTS,
+        "events_correlation",
+        (("correlationId", ASCENDING), ("position", ASCENDING)),
+        "all that came of one conversation, in order",
+    ),
+    Index(
+        EVENTS,
+        "events_archived",
+        (("archived.file", ASCENDING), ("position", ASCENDING)),
+        "the events that were archived, file by file; empty, and free, until there are any",
+        partial={"archived": {"$exists": True}},
+    ),
+    Index(
         REJECTIONS,
         "rejections_reason",
         (("reasonCode", ASCENDING), ("rejectedAt", DESCENDING)),
@@ -85,9 +116,23 @@ INDEXES = (
     ),
     Index(
         REJECTIONS,
+        "rejections_payment",
+        (("paymentId", ASCENDING),),
+        "what was refused on a payment, for its audit",
+    ),
+    Index(
+        REJECTIONS,
         "rejections_source",
         (("source.file", ASCENDING), ("source.line", ASCENDING)),
         "the rejections of one imported file, in the order of its lines",
+    ),
+    Index(
+        PERSONAL_KEYS,
+        "personal_keys_user",
+        (("userId", ASCENDING),),
+        "a person's key; nobody gets two; what is left of a forgotten one names no user",
+        unique=True,
+        partial={"userId": {"$exists": True}},
     ),
     Index(
         PAYMENTS,
@@ -119,21 +164,37 @@ INDEXES = (
         (("day", ASCENDING),),
         "the days of all organizations in a range",
     ),
+    Index(
+        PARKED_EVENTS,
+        "parked_in_order",
+        (("subscription", ASCENDING), ("position", ASCENDING)),
+        "what a subscription has parked, in order",
+    ),
+    Index(
+        PARKED_EVENTS,
+        "parked_of_stream",
+        (("subscription", ASCENDING), ("aggregateId", ASCENDING)),
+        "has a subscription parked an event of this stream",
+    ),
 )
 
 
-def ensure_schema(db: Database[dict[str, Any]]) -> None:
-    """Creates what is missing of the collections, the indexes and the log's counter.
+def ensure_schema(
+    db: Database[dict[str, Any]],
+    collections: Sequence[str] = COLLECTIONS,
+    indexes: Sequence[Index] = INDEXES,
+) -> None:
+    """Creates what is missing of these collections, their indexes and the log's counter.
 
     Idempotent, safe to run from several processes at once, and a handful of reads when all is there.
     Raises pymongo.errors.OperationFailure if an index of the same name exists with another definition.
     """
     existing = set(db.list_collection_names())
-    for name in COLLECTIONS:
+    for name in collections:
         if name not in existing:
             _create_collection(db, name)
-    for name in COLLECTIONS:
-        wanted = [index for index in INDEXES if index.collection == name]
+    for name in collections:
+        wanted = [index for index in indexes if index.collection == name]
         if not wanted:
             continue
         present = {_identity(found) for found in db[name].list_indexes()}

@@ -1,0 +1,183 @@
+"""The rules of group commit, for either driver: which requests make a batch, and how it is settled."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import PyMongoError
+
+from ledgerlake.eventstore.model import Appended, EventStoreError, EventTooLarge, Outcome, WriteRequest
+from ledgerlake.eventstore.transaction import AppendTransaction
+from ledgerlake.mongo.steps import Steps
+
+MAX_BATCH_BYTES: Final = 2_000_000
+# A request is stored in one command, and MongoDB takes 16 MB in one.
+MAX_REQUEST_BYTES: Final = 12_000_000
+# What may be queued before writers have to wait: many batches, so that the committer never runs dry.
+MAX_QUEUED_APPENDS: Final = 10_000
+MAX_QUEUED_BYTES: Final = 64_000_000
+# A batch takes the whole queue up to so many events, and half of a longer one. The writers of one half are
+# then served while those of the other make and encode their next events; if all were served at once, the
+# server would wait for the writers and the writers for the server, in turns. With fewer events a
+# transaction costs more than what it could overlap with.
+WHOLE_QUEUE_EVENTS: Final = 64
+
+
+class Queued(Protocol):
+    """What one writer handed over, encoded, and the way to tell it what came of it."""
+
+    @property
+    def write(self) -> WriteRequest: ...
+
+    @property
+    def encoded(self) -> Sequence[Sequence[bytes]]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def events(self) -> int: ...
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for it any more: if no batch has it yet, it need not happen."""
+        ...
+
+    def settle(self, outcomes: list[Outcome]) -> None: ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+
+Q = TypeVar("Q", bound=Queued)
+
+
+class Ticket(NamedTuple):
+    """How much had arrived, since the beginning, when a request came."""
+
+    appends: int
+    size: int
+
+
+class Intake(Generic[Q]):
+    """Requests in the order of their arrival. Not thread-safe: its committer guards it.
+
+    A request is queued as soon as it arrives, so nobody overtakes; but its writer has to wait for
+    `admits` before it may go on, which is while there is a full queue ahead of it. So a writer that sends
+    more than is committed is slowed down, and one that sends little is behind what was there before it,
+    and nothing else.
+    """
+
+    def __init__(self, max_appends: int) -> None:
+        self._max_appends = max_appends
+        self._queue: deque[Q] = deque()
+        self._events = 0
+        self._arrived = self._taken = Ticket(0, 0)
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, request: Q) -> Ticket:
+        """Queue a request; the ticket tells when its writer may go on."""
+        ticket = self._arrived
+        self._queue.append(request)
+        self._events += request.events
+        self._arrived = Ticket(ticket.appends + len(request.write.appends), ticket.size + request.size)
+        return ticket
+
+    def admits(self, ticket: Ticket) -> bool:
+        """Whether less than a full queue is ahead of the request."""
+        return (
+            ticket.appends - self._taken.appends < MAX_QUEUED_APPENDS
+            and ticket.size - self._taken.size < MAX_QUEUED_BYTES
+        )
+
+    def take(self) -> list[Q]:
+        """The next batch: one request at least, then as many as fit, in order; empty if none is queued."""
+        batch: list[Q] = []
+        appends = size = events = 0
+        taken_appends, taken_size = self._taken
+        share = max(WHOLE_QUEUE_EVENTS, self._events // 2)
+        while self._queue:
+            request = self._queue[0]
+            its_appends, its_size = len(request.write.appends), request.size
+            if not request.given_up:
+                appends += its_appends
+                size += its_size
+                events += request.events
+                if batch and (appends > self._max_appends or size > MAX_BATCH_BYTES or events > share):
+                    break
+                batch.append(request)
+            self._queue.popleft()
+            self._events -= request.events
+            taken_appends += its_appends
+            taken_size += its_size
+        self._taken = Ticket(taken_appends, taken_size)
+        return batch
+
+
+def check_request(write: WriteRequest, max_appends: int) -> None:
+    """Raise ValueError for a request that no batch can hold, or that holds an append without events."""
+    if len(write.appends) > max_appends:
+        raise ValueError(f"{len(write.appends)} appends exceed a batch's {max_appends}.")
+    if not all(append.events for append in write.appends):
+        raise ValueError("An append holds at least one event.")
+
+
+def total_size(encoded: Sequence[Sequence[bytes]]) -> int:
+    """Bytes of a request's events. Raises EventTooLarge if no transaction would take them at once."""
+    size = sum([len(document) for documents in encoded for document in documents])
+    if size > MAX_REQUEST_BYTES:
+        raise EventTooLarge(
+            f"The events handed over at once take {size:,} bytes, over {MAX_REQUEST_BYTES:,}.",
+            "Append them in several requests.",
+        )
+    return size
+
+
+def commit_batch(
+    transaction: AppendTransaction,
+    batch: Sequence[Queued],
+    on_committed: Callable[[list[RawBSONDocument]], None],
+) -> Steps[None]:
+    """Commit a batch and settle its requests, whatever happens."""
+    if not (yield from _commit(transaction, batch, on_committed, whole=True)):
+        # One of them is what the server does not take: the others must not fail with it.
+        for request in batch:
+            yield from _commit(transaction, [request], on_committed, whole=False)
+
+
+def _commit(
+    transaction: AppendTransaction,
+    batch: Sequence[Queued],
+    on_committed: Callable[[list[RawBSONDocument]], None],
+    *,
+    whole: bool,
+) -> Steps[bool]:
+    """Commit and settle; False if the server refused the batch, and it may be taken apart."""
+    try:
+        committed = yield from transaction.commit(batch)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the writers that wait must hear it
+        refused = isinstance(error, PyMongoError)
+        if refused and whole and len(batch) > 1:
+            return False
+        for request in batch:
+            request.fail(_refusal(error) if isinstance(error, PyMongoError) else error)
+        return True
+    for number, (request, outcomes) in enumerate(zip(batch, committed.outcomes, strict=True)):
+        refusal = committed.refused.get(number)
+        if refusal is None or isinstance(refusal, Appended):
+            request.settle(outcomes)
+        else:
+            request.fail(refusal)
+    if committed.documents:
+        on_committed(committed.documents)
+    return True
+
+
+def _refusal(error: PyMongoError) -> EventStoreError:
+    refusal = EventStoreError(f"MongoDB refused the append ({type(error).__name__}: {error}).")
+    refusal.__cause__ = error
+    return refusal
