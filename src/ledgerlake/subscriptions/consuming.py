@@ -1,0 +1,114 @@
+"""What can be done with subscriptions, each written once, as bodies of driver calls for either driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pymongo.read_concern import ReadConcern
+
+from ledgerlake.eventstore.filter import EventFilter
+from ledgerlake.eventstore.model import CheckpointConflict, CheckpointMove, StoredEvent
+from ledgerlake.mongo.indexes import EVENTS, PARKED_EVENTS, SUBSCRIPTIONS
+from ledgerlake.mongo.steps import Steps
+from ledgerlake.subscriptions import parking, retrying, standing
+from ledgerlake.subscriptions.causal import CausalReads
+from ledgerlake.subscriptions.following import PAGE_EVENTS, Follower, SubscriptionError
+from ledgerlake.subscriptions.handling import Handling
+from ledgerlake.subscriptions.parking import ParkedEvent
+from ledgerlake.subscriptions.policy import Handled, HandlingPolicy
+from ledgerlake.subscriptions.retrying import Retried
+from ledgerlake.subscriptions.standing import Lag, SubscriptionState
+from ledgerlake.subscriptions.waking import Waking
+
+DEFAULT_POLICY: Final = HandlingPolicy()
+
+
+class SubscriptionSteps:
+    """The subscriptions of a log.
+
+    Args:
+        database: of either driver; the bodies are to be run by the steps of that driver.
+        store: an event store of the same client.
+        collect: makes a list of what the store's read_all returns; a coroutine function, as the driver is.
+    """
+
+    def __init__(self, database: Any, store: Any, collect: Callable[[Any], Any], waking: Waking) -> None:
+        majority = ReadConcern("majority")
+        self._database = database
+        self._store = store
+        self._collect = collect
+        self._waking = waking
+        self._events = database.get_collection(EVENTS, read_concern=majority)
+        self._subscriptions = database.get_collection(SUBSCRIPTIONS, read_concern=majority)
+        self._parked = database.get_collection(PARKED_EVENTS, read_concern=majority)
+
+    def follower(
+        self, only: EventFilter, *, after: int = 0, live: bool = True, page_events: int = PAGE_EVENTS
+    ) -> Follower:
+        """One that goes along the log, from wherever its `position` is put before it sets out."""
+        return Follower(
+            self._store,
+            self._waking,
+            self._collect,
+            CausalReads(self._database.client),
+            after=after,
+            only=only,
+            live=live,
+            page_events=page_events,
+        )
+
+    def register(self, name: str, only: EventFilter) -> Steps[SubscriptionState]:
+        return standing.register(self._subscriptions, name, only)
+
+    def consume(
+        self, name: str, handler: Callable[[StoredEvent], Any], policy: HandlingPolicy, follower: Follower
+    ) -> Steps[Handled]:
+        """Run a subscription from its checkpoint until the follower ends."""
+        state = yield from self.register(name, follower.only)
+        follower.position = state.position
+        handling = Handling(
+            name,
+            handler,
+            follower,
+            self._store,
+            self._database,
+            policy,
+            lambda seconds: self._waking.pause(seconds, follower.is_closed),
+        )
+        return (yield from handling.run())
+
+    def save(self, name: str, after: int, to: int) -> Steps[None]:
+        """Move a checkpoint from where it is known to stand."""
+        if not (yield from standing.move(self._subscriptions, name, after, to)):
+            at = yield from standing.read(self._subscriptions, name)
+            raise CheckpointConflict(CheckpointMove(name, to, after=after), 0 if at is None else at.position)
+
+    def state(self, name: str) -> Steps[SubscriptionState]:
+        found = yield from standing.read(self._subscriptions, name)
+        if found is None:
+            raise SubscriptionError(f"There is no subscription {name!r}.", "It begins with its first run.")
+        return found
+
+    def states(self) -> Steps[list[SubscriptionState]]:
+        found = yield self._subscriptions.find({}, sort=[("_id", 1)]).to_list()
+        return [standing.state_of(document) for document in found]
+
+    def lag(self, name: str) -> Steps[Lag]:
+        state = yield from self.state(name)
+        return (yield from standing.lag(self._events, self._store, self._collect, state))
+
+    def parked(self, name: str, limit: int, after: int) -> Steps[list[ParkedEvent]]:
+        return parking.parked(self._parked, name, limit, after)
+
+    def parked_count(self, name: str) -> Steps[int]:
+        count: int = yield self._parked.count_documents({"subscription": name})
+        return count
+
+    def retry_parked(self, name: str, handler: Callable[[StoredEvent], Any]) -> Steps[Retried]:
+        return retrying.retry_parked(name, handler, self._store, self._parked, self._collect)
+
+    def forget(self, name: str) -> Steps[None]:
+        # The other way round, a crash in between would leave a checkpoint past events that nobody knows of.
+        yield self._subscriptions.delete_one({"_id": name})
+        yield self._parked.delete_many({"subscription": name})
