@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given as generated
 from hypothesis import strategies as st
 
 from ledgerlake.domain.commands import FailPayment, ProcessPayment, RefundPayment
@@ -15,12 +16,13 @@ from ledgerlake.domain.events import (
     PaymentFailed,
     PaymentProcessed,
     PaymentRefunded,
-    UnknownEvent,
     event_data,
     read_event,
 )
 from ledgerlake.domain.money import Money
 from ledgerlake.domain.payment import NOTHING, Command, CommandRejected, Payment, Status, decide, evolve
+from ledgerlake.domain.registry import UnknownEvent
+from ledgerlake.testing.scenario import Decider, Scenario
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -45,76 +47,84 @@ def refund(minor: int = 1000, **fields: Any) -> RefundPayment:
     return RefundPayment(**{"payment_id": "p", **common(eur(minor), **fields)})
 
 
-def after(*commands: Command) -> Payment:
-    state = NOTHING
-    for command in commands:
-        state = evolve(state, decide(state, command), command.organization_id)
-    return state
+def paid(minor: int = 1000, attempt: int = 1) -> PaymentProcessed:
+    return PaymentProcessed(eur(minor), attempt)
 
 
-def refused(state: Payment, command: Command) -> str:
-    with pytest.raises(CommandRejected) as rejected:
-        decide(state, command)
-    return rejected.value.code
+def failed(attempt: int = 1, minor: int = 1000) -> PaymentFailed:
+    return PaymentFailed(eur(minor), attempt, "card_expired")
+
+
+def refunded(minor: int = 1000) -> PaymentRefunded:
+    return PaymentRefunded(eur(minor), None)
+
+
+def has(status: Status) -> Callable[[Payment], bool]:
+    return lambda state: state.status is status
+
+
+nothing = Scenario(Decider(decide, lambda state, event: evolve(state, event, "acme"), NOTHING))
+given = nothing.given
 
 
 def test_a_payment_completes_at_its_first_attempt() -> None:
-    assert decide(NOTHING, pay()) == PaymentProcessed(eur(1000), attempt=1)
-    assert after(pay()).status is Status.COMPLETED
+    nothing.when(pay()).then(paid())
+    nothing.when(pay()).then_state(has(Status.COMPLETED))
 
 
 def test_a_failed_payment_is_retried_under_the_next_attempt_number() -> None:
-    assert decide(NOTHING, fail()) == PaymentFailed(eur(1000), 1, "card_expired")
-    assert after(fail()).status is Status.FAILED
-    assert decide(after(fail(), fail()), pay()) == PaymentProcessed(eur(1000), attempt=3)
-    assert after(fail(), pay()).status is Status.COMPLETED
+    story = nothing.when(fail()).then(failed(1)).when(fail()).then(failed(2))
+    story.when(pay()).then(paid(attempt=3))
+    story.when(fail()).then_state(has(Status.FAILED))
+    story.when(pay()).then_state(has(Status.COMPLETED))
 
 
 def test_a_failure_after_completion_is_kept_and_changes_no_status() -> None:
-    assert decide(after(pay()), fail()) == PaymentFailed(eur(1000), 2, "card_expired")
-    assert after(pay(), fail()).status is Status.COMPLETED
-    assert after(pay(), refund(1), fail()).status is Status.PARTIALLY_REFUNDED
+    given(paid()).when(fail()).then(failed(2))
+    given(paid()).when(fail()).then_state(has(Status.COMPLETED))
+    given(paid(), refunded(1)).when(fail()).then_state(has(Status.PARTIALLY_REFUNDED))
 
 
 def test_a_payment_completes_once() -> None:
-    assert refused(after(pay()), pay()) == "already_completed"
-    assert refused(after(pay(), refund()), pay()) == "already_completed"
+    given(paid()).when(pay()).then_error("already_completed")
+    given(paid(), refunded()).when(pay()).then_error("already_completed")
 
 
 def test_refunds_add_up_to_the_payment_and_no_further() -> None:
-    assert after(pay(1000), refund(400)).status is Status.PARTIALLY_REFUNDED
-    assert after(pay(1000), refund(400), refund(600)).status is Status.REFUNDED
-    assert refused(after(pay(1000), refund(400)), refund(601)) == "refund_exceeds_payment"
-    assert refused(after(pay(1000), refund(1000)), refund(1)) == "refund_exceeds_payment"
+    part = given(paid(1000), refunded(400))
+    part.when(refund(601)).then_error("refund_exceeds_payment")
+    part.when(refund(599)).then_state(has(Status.PARTIALLY_REFUNDED))
+    part.when(refund(600)).then_state(has(Status.REFUNDED))
+    part.when(refund(600)).then(refunded(600)).when(refund(1)).then_error("refund_exceeds_payment")
 
 
 def test_only_a_completed_payment_is_refunded() -> None:
-    assert refused(NOTHING, refund()) == "unknown_payment"
-    assert refused(after(fail()), refund()) == "not_completed"
+    nothing.when(refund()).then_error("unknown_payment")
+    given(failed()).when(refund()).then_error("not_completed")
 
 
 def test_a_refund_that_names_no_payment_is_a_stream_of_its_own() -> None:
     note = refund(payment_id=None)
     assert note.stream_id == "credit-note/c"
-    assert decide(NOTHING, note) == PaymentRefunded(eur(1000), None, unreferenced=True)
-    assert after(note).status is Status.REFUNDED
-    assert refused(after(note), note) == "already_credited"
+    nothing.when(note).then_state(has(Status.REFUNDED))
+    credited = nothing.when(note).then(PaymentRefunded(eur(1000), None, unreferenced=True))
+    credited.when(note).then_error("already_credited")
 
 
 def test_a_payment_can_not_pass_for_a_credit_note() -> None:
-    assert refused(NOTHING, pay(payment_id="credit-note/x")) == "bad_payment_id"
+    nothing.when(pay(payment_id="credit-note/x")).then_error("bad_payment_id")
 
 
 @pytest.mark.parametrize("command", [pay, fail, refund])
 def test_nothing_and_less_than_nothing_is_no_amount(command: Any) -> None:
-    assert refused(after(pay()), command(0)) == "zero_amount"
-    assert refused(after(pay()), command(-1)) == "negative_amount"
+    given(paid()).when(command(0)).then_error("zero_amount")
+    given(paid()).when(command(-1)).then_error("negative_amount")
 
 
 @pytest.mark.parametrize("command", [pay, fail, refund])
 def test_organization_and_currency_never_change(command: Any) -> None:
-    assert refused(after(fail()), command(organization_id="other")) == "organization_mismatch"
-    assert refused(after(fail()), command(amount=Money(1000, "USD"))) == "currency_mismatch"
+    given(failed()).when(command(organization_id="other")).then_error("organization_mismatch")
+    given(failed()).when(command(amount=Money(1000, "USD"))).then_error("currency_mismatch")
 
 
 def test_a_stream_without_events_has_no_status() -> None:
@@ -164,7 +174,7 @@ commands = st.lists(
 )
 
 
-@given(commands)
+@generated(commands)
 def test_no_history_breaks_the_invariants(history: list[Command]) -> None:
     state = NOTHING
     completions = 0

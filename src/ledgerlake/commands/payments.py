@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-from bson import Int64
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from ledgerlake.commands.model import CommandOutcome, CommandResult
+from ledgerlake.commands.streams import SNAPSHOT, Stream, append_of, done, fold
 from ledgerlake.domain.commands import PaymentCommand
-from ledgerlake.domain.events import AGGREGATE_TYPE, SCHEMA_VERSION, PaymentEvent, event_data, read_event
-from ledgerlake.domain.payment import NOTHING, Command, CommandRejected, Payment, decide, evolve
-from ledgerlake.eventstore.committer import Request
-from ledgerlake.eventstore.expected import exact
+from ledgerlake.domain.payment import Command, CommandRejected, decide, evolve
+from ledgerlake.eventstore.contract import EventReader, EventWriter, Pending
+from ledgerlake.eventstore.expected import after
 from ledgerlake.eventstore.model import (
     Append,
     Appended,
+    CheckpointConflict,
     CommandIdReused,
     ConcurrencyError,
-    NewEvent,
     Outcome,
-    StoredEvent,
 )
-from ledgerlake.eventstore.store import EventStore
-from ledgerlake.mongo.decimal128 import decimal128
+from ledgerlake.eventstore.snapshotting import Loaded, Snapshots
+from ledgerlake.privacy.fields import FREE_DETAILS, PersonalFields
+from ledgerlake.privacy.protection import PersonalDataError, Protection
+
+# What a handler without keys goes by: free details, the only thing always personal, it refuses.
+_NO_KEYS: Final = Protection(PersonalFields.of([FREE_DETAILS]), None)
+# What request hashes leave out, under each declaration that there may have been.
+_DECLARATIONS: Final = ((), ("user_id",), ("reason",), ("user_id", "reason"))
 
 
-@dataclass(slots=True)
-class _Stream:
-    """A stream as loaded, and as it will be once the appends decided on it are stored."""
-
-    state: Payment = NOTHING
-    # What each command that is in the stream came to, with its request hash.
-    done: dict[str, tuple[CommandResult, str | None]] = field(default_factory=dict)
+class Log(EventReader, EventWriter, Protocol):
+    """An event store, to read from and to append to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +45,22 @@ class Begun:
     streams: frozenset[str]
     decided: list[CommandOutcome | ConcurrencyError | None]
     owners: list[int]
-    request: Request
+    request: Pending
 
 
 class PaymentHandler:
-    """Decides payment commands on the state that their stream's events add up to."""
+    """Decides payment commands on the state that their stream's events add up to.
 
-    def __init__(self, store: EventStore) -> None:
+    `personal` puts what is personal in them under keys, before it becomes part of an event. `snapshots`
+    spare it the events before them, and change nothing else.
+    """
+
+    def __init__(
+        self, store: Log, personal: Protection = _NO_KEYS, snapshots: Snapshots | None = None
+    ) -> None:
         self._store = store
+        self._personal = personal
+        self._snapshots = snapshots
 
     def handle(self, command: Command) -> CommandResult:
         """Do one command, once.
@@ -85,13 +92,15 @@ class PaymentHandler:
         appends: list[Append] = []
         owners: list[int] = []
         sent: set[str] = set()
-        refused: dict[str, int] = {}
+        refused: list[int] = []
         for i, command in enumerate(commands):
-            stream = streams.setdefault(command.stream_id, _Stream())
-            request_hash = command.request_hash()
+            stream = streams.setdefault(command.stream_id, Stream())
+            request_hash = command.request_hash(self._personal.unhashed)
             if command.command_id in sent:
                 # A repetition within the batch waits for what becomes of the first.
-                decided[i] = ConcurrencyError(command.stream_id, exact(stream.state.version), None)
+                decided[i] = ConcurrencyError(
+                    command.stream_id, after(stream.state.version), None, broken=True
+                )
                 continue
             earlier = stream.done.get(command.command_id)
             if earlier is not None:
@@ -99,18 +108,21 @@ class PaymentHandler:
                 continue
             try:
                 event = decide(stream.state, command)
-            except CommandRejected as rejected:
-                decided[i] = rejected
-                refused[command.command_id] = i
+                append = append_of(command, request_hash, event, stream.state.version)
+                self._personal.check(append)
+            except (CommandRejected, PersonalDataError) as error:
+                decided[i] = error if isinstance(error, CommandRejected) else _refused(error)
+                refused.append(i)
                 continue
             sent.add(command.command_id)
             owners.append(i)
-            appends.append(_append(command, request_hash, event, stream.state.version))
+            appends.append(append)
             stream.state = evolve(stream.state, event, command.organization_id)
-        # An id that was used on another stream is a reused id, whatever the rules say besides.
-        for command_id, earlier_event in self._store.find_commands(refused).items() if refused else ():
-            decided[refused[command_id]] = _reused(command_id, earlier_event.stream_id)
-        return Begun(commands, frozenset(streams), decided, owners, self._store.submit(appends))
+        for i, outcome in self._done_before([(i, commands[i]) for i in refused]):
+            decided[i] = outcome
+        return Begun(
+            commands, frozenset(streams), decided, owners, self._store.submit(self._personal.protect(appends))
+        )
 
     def finish(self, begun: Begun) -> list[CommandOutcome]:
         """What became of the commands of a batch; those that met another writer's append are done again."""
@@ -131,24 +143,45 @@ class PaymentHandler:
     def _settle(self, begun: Begun) -> list[CommandOutcome | ConcurrencyError]:
         commands, outcomes = begun.commands, list(begun.decided)
         broken: dict[str, int] = {}
+        reused: list[tuple[int, Command]] = []
         for i, result in zip(begun.owners, begun.request.wait(), strict=True):
             if not isinstance(result, Appended) or result.duplicate:
                 broken.setdefault(commands[i].stream_id, i)
             outcomes[i] = _outcome(commands[i], result)
+            if isinstance(result, CommandIdReused):
+                reused.append((i, commands[i]))
+        for i, outcome in self._done_before(reused):
+            outcomes[i] = outcome
         return [
             # What was decided on a state that did not come about has to be decided again: a refund
             # that a conflicting append seemed to leave no room for may be right after all.
-            ConcurrencyError(command.stream_id, exact(0), None)
+            ConcurrencyError(command.stream_id, after(0), None, broken=True)
             if isinstance(outcome, CommandRejected) and i > broken.get(command.stream_id, i)
             else outcome
             for i, (command, outcome) in enumerate(zip(commands, outcomes, strict=True))
             if outcome is not None
         ]
 
-    def _load(self, stream_ids: set[str]) -> dict[str, _Stream]:
-        return {
-            stream_id: _fold(events) for stream_id, events in self._store.read_streams(stream_ids).items()
-        }
+    def _done_before(self, commands: Sequence[tuple[int, Command]]) -> list[tuple[int, CommandOutcome]]:
+        """What those of the commands came to whose ids the log holds, whatever the rules say now."""
+        if not commands:
+            return []
+        found = self._store.find_commands({command.command_id for _, command in commands})
+        return [
+            (i, _repeated(command, command.request_hash(self._personal.unhashed), *done(event)))
+            for i, command in commands
+            if (event := found.get(command.command_id)) is not None
+        ]
+
+    def _load(self, stream_ids: set[str]) -> dict[str, Stream]:
+        if self._snapshots is None:
+            read = self._store.read_streams(stream_ids)
+            return {stream_id: fold(Loaded(None, events)) for stream_id, events in read.items()}
+        loaded = self._snapshots.load(self._store, stream_ids, SNAPSHOT)
+        streams = {stream_id: fold(each) for stream_id, each in loaded.items()}
+        for stream_id, each in loaded.items():
+            self._snapshots.loaded(SNAPSHOT, each, streams[stream_id].state)
+        return streams
 
 
 def _outcome(command: Command, result: Outcome) -> CommandOutcome | ConcurrencyError:
@@ -161,60 +194,25 @@ def _outcome(command: Command, result: Outcome) -> CommandOutcome | ConcurrencyE
             return CommandRejected(result.code, str(result))
         case ConcurrencyError():
             return result
+        case CheckpointConflict():  # only of a request that moves a checkpoint, which none here does
+            raise result
 
 
 def _repeated(
     command: PaymentCommand, request_hash: str, result: CommandResult, earlier_hash: str | None
 ) -> CommandOutcome:
-    if request_hash != earlier_hash:
-        return _reused(command.command_id, result.stream_id)
-    return result
+    if request_hash == earlier_hash:
+        return result
+    # It may have been stored at a time when other fields were declared personal.
+    if earlier_hash in {command.request_hash(without) for without in _DECLARATIONS}:
+        return result
+    return _reused(command.command_id, result.stream_id)
+
+
+def _refused(error: PersonalDataError) -> CommandRejected:
+    return CommandRejected(error.code, str(error))
 
 
 def _reused(command_id: str, stream_id: str) -> CommandRejected:
     error = CommandIdReused(command_id, stream_id)
     return CommandRejected(error.code, str(error))
-
-
-def _append(command: Command, request_hash: str, event: PaymentEvent, after_version: int) -> Append:
-    amount = event.amount
-    data = {
-        "amount": decimal128(amount.minor, amount.exponent),
-        "amountMinor": Int64(amount.minor),
-        "currency": amount.currency,
-        **event_data(event),
-    }
-    new = NewEvent(
-        event_type=type(event).__name__,
-        data=data,
-        timestamp=command.occurred_at,
-        correlation_id=command.correlation_id or command.command_id,
-        causation_id=command.causation_id or command.command_id,
-        metadata={
-            **command.metadata,
-            "userId": command.user_id,
-            "organizationId": command.organization_id,
-        },
-        schema_version=SCHEMA_VERSION,
-    )
-    return Append(
-        stream_id=command.stream_id,
-        aggregate_type=AGGREGATE_TYPE,
-        events=(new,),
-        expected=exact(after_version),
-        command_id=command.command_id,
-        request_hash=request_hash,
-    )
-
-
-def _fold(events: Sequence[StoredEvent]) -> _Stream:
-    stream = _Stream()
-    for stored in events:
-        event = read_event(stored.event_type, stored.schema_version, stored.data)
-        stream.state = evolve(stream.state, event, stored.metadata["organizationId"])
-        if stored.command_id is not None:
-            result = CommandResult(
-                stored.command_id, stored.stream_id, stored.version, stored.position, duplicate=True
-            )
-            stream.done[stored.command_id] = (result, stored.metadata.get("requestHash"))
-    return stream

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from pymongo import UpdateOne
 from pymongo.database import Database
@@ -20,6 +20,9 @@ from ledgerlake.commands.bus import Handler, Middleware
 from ledgerlake.commands.model import CommandResult
 from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.payment import CommandRejected
+from ledgerlake.privacy.fields import PersonalFields
+from ledgerlake.privacy.protection import Protection
+from ledgerlake.privacy.token import is_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +49,30 @@ class Rejection:
     line: int | None = None
 
 
-class RejectionLog:
-    """The command_rejections collection."""
+_NOTHING_PERSONAL: Final = Protection(PersonalFields(), None)
 
-    def __init__(self, database: Database[dict[str, Any]]) -> None:
+
+class RejectionLog:
+    """The command_rejections collection. `personal` says whether user ids go in as tokens."""
+
+    def __init__(self, database: Database[dict[str, Any]], personal: Protection = _NOTHING_PERSONAL) -> None:
         self._rejections = database["command_rejections"]
         self._events = database["events"]
+        self._personal = personal
 
-    def record(self, rejections: Sequence[Rejection]) -> None:
-        """Keep each rejection, once per key; a later, different reason replaces the earlier one."""
+    @property
+    def unhashed(self) -> frozenset[str]:
+        """The fields that no hash of a rejection may cover, since they are personal."""
+        return self._personal.unhashed
+
+    def record(self, rejections: Sequence[Rejection]) -> Sequence[Rejection]:
+        """Keep each rejection, once per key; a later, different reason replaces the earlier one.
+
+        Returns them as they were kept: with tokens where users are personal.
+        """
         if not rejections:
-            return
+            return rejections
+        rejections = self._protected(rejections)
         now = datetime.now(UTC)
         self._rejections.bulk_write(
             [
@@ -78,6 +94,7 @@ class RejectionLog:
         self._resolve(
             [rejection_key(event["commandId"], event["metadata"].get("requestHash", "")) for event in stored]
         )
+        return rejections
 
     def resolve(self, accepted: Sequence[PaymentCommand], *, fresh: Collection[str] = ()) -> None:
         """Note that commands were accepted after all, where they had been refused.
@@ -89,9 +106,18 @@ class RejectionLog:
         """
         if not accepted or self._rejections.find_one({}, {"_id": 1}) is None:
             return
-        self._resolve([rejection_key(c.command_id, c.request_hash()) for c in accepted])
+        self._resolve([rejection_key(c.command_id, c.request_hash(self.unhashed)) for c in accepted])
         if fresh:
             self._update({"commandId": {"$in": list(fresh)}, "requestHash": None})
+
+    def _protected(self, rejections: Sequence[Rejection]) -> Sequence[Rejection]:
+        # What only looks like a token was given by somebody: in quotes nothing will open it.
+        rejections = [
+            replace(r, user_id=repr(r.user_id)) if r.user_id is not None and is_token(r.user_id) else r
+            for r in rejections
+        ]
+        tokens = self._personal.tokens({r.user_id for r in rejections if r.user_id is not None})
+        return [r if r.user_id is None else replace(r, user_id=tokens[r.user_id]) for r in rejections]
 
     def _resolve(self, keys: Sequence[str]) -> None:
         if keys:
@@ -110,7 +136,7 @@ def rejections_middleware(log: RejectionLog) -> Middleware:
         try:
             result = handle(command)
         except CommandRejected as rejected:
-            log.record([rejection_of(command, rejected)])
+            log.record([rejection_of(command, rejected, unhashed=log.unhashed)])
             raise
         log.resolve([command], fresh=() if result.duplicate else [command.command_id])
         return result
@@ -119,12 +145,18 @@ def rejections_middleware(log: RejectionLog) -> Middleware:
 
 
 def rejection_of(
-    command: PaymentCommand, rejected: CommandRejected, file: str | None = None, line: int | None = None
+    command: PaymentCommand,
+    rejected: CommandRejected,
+    file: str | None = None,
+    line: int | None = None,
+    *,
+    unhashed: Collection[str] = (),
 ) -> Rejection:
-    """The record of a command, well-formed as such, that the rules refused."""
+    """The record of a command, well-formed as such, that the rules refused; `unhashed` are personal."""
+    request_hash = command.request_hash(unhashed)
     return Rejection(
-        key=rejection_key(command.command_id, command.request_hash()),
-        request_hash=command.request_hash(),
+        key=rejection_key(command.command_id, request_hash),
+        request_hash=request_hash,
         command_id=command.command_id,
         command=command.name,
         payment_id=getattr(command, "payment_id", None),
@@ -146,10 +178,12 @@ def rejection_of_fields(
     origin: str,
     file: str | None = None,
     line: int | None = None,
+    *,
+    unhashed: Collection[str] = (),
 ) -> Rejection:
     """The record of a row, or of a command line's words, that is no well-formed command.
 
-    `origin` tells it from others like it where it has no command id.
+    `origin` tells it from others like it where it has no command id; `unhashed` fields are personal.
     """
 
     def text(column: str) -> str | None:
@@ -160,7 +194,7 @@ def rejection_of_fields(
         return str(value).strip().encode("utf-8", "backslashreplace").decode()[:_LONGEST_KEPT]
 
     columns = {name: text(name) for name in _COLUMNS}
-    content = "".join(f"{name}={value}\n" for name, value in columns.items())
+    content = "".join(f"{name}={value}\n" for name, value in columns.items() if name not in unhashed)
     digest = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     return Rejection(
         key=rejection_key(columns["command_id"] or origin, digest),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -12,6 +12,8 @@ from ledgerlake.domain.money import Money
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+# No field holds it: a NUL is refused at the door. So leaving a value out and having none are not the same.
+_LEFT_OUT = "\0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class PaymentCommand:
         correlation_id: ties together all that one business conversation caused (default: command_id).
         causation_id: the id of the message that caused this command (default: command_id).
         metadata: free keys that are stored with the event.
+        personal: free details about who pays (a name, an e-mail address), which need a `user_id`: they
+            are stored under that person's key, and can be forgotten.
     """
 
     name: ClassVar[str]
@@ -40,23 +44,28 @@ class PaymentCommand:
     correlation_id: str | None = None
     causation_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    personal: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def stream_id(self) -> str:
         """The stream that this command is decided on."""
         raise NotImplementedError
 
-    def request_hash(self) -> str:
-        """32 hex digits over the business content: tells a repeated command from a reused id."""
+    def request_hash(self, without: Collection[str] = ()) -> str:
+        """32 hex digits over the business content: tells a repeated command from a reused id.
+
+        `without` names what is left out, of `user_id` and `reason`. A hash of little else than a personal
+        value would be a fingerprint of it: whoever guesses the value could make sure.
+        """
         content = (
             self.name,
             self.stream_id,
             self.organization_id,
-            self.user_id or "",
+            _LEFT_OUT if "user_id" in without else self.user_id or "",
             str(self.amount.minor),
             self.amount.currency,
             str((self.occurred_at - _EPOCH) // _MILLISECOND),
-            self.reason or "",
+            _LEFT_OUT if "reason" in without else self.reason or "",
         )
         # Length before value: no two different tuples join to the same text.
         joined = "".join([f"{len(part)}:{part}" for part in content])

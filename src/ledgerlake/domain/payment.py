@@ -14,6 +14,7 @@ A failure that is reported after completion is kept as an attempt and changes no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final, TypeAlias
 
@@ -154,3 +155,13 @@ def evolve(state: Payment, event: PaymentEvent, organization_id: str) -> Payment
         attempts=state.attempts + (0 if refund else 1),
         unreferenced=state.unreferenced or (isinstance(event, PaymentRefunded) and event.unreferenced),
     )
+
+
+def has_ended(payment: Payment, idle: timedelta, refund_window: timedelta) -> bool:
+    """Whether nothing more is expected of the payment: all of it is refunded, or the time for that is over.
+
+    Args:
+        idle: time since its last event.
+        refund_window: how long after its last event a payment may still be refunded, or tried again.
+    """
+    return payment.status is Status.REFUNDED or idle >= refund_window
