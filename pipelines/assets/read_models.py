@@ -44,6 +44,8 @@ def _read_model(name: str, description: str) -> dg.AssetsDefinition:
                 PROJECTIONS[name],
                 batch=ledger.settings.projection_batch,
                 on_progress=progress(context),
+                archive=opened.archive,
+                telemetry=opened.telemetry,
             )
             metadata = advanced(
                 context,

@@ -11,3 +11,5 @@ class LakeError(LedgerLakeError):
 
 class CorruptFileError(LakeError):
     """A Parquet file whose bytes, checksums or own metadata do not hold together."""
+
+    fit_for_logs = True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pymongo.database import Database
 
 from ledgerlake.eventstore.columnar import event_id_at, head
+from ledgerlake.lake.archive import EventArchive
 from ledgerlake.lake.errors import CorruptFileError, LakeError
 from ledgerlake.lake.files import remove_leftovers, write_once
 from ledgerlake.lake.log_reader import LogReader, segment_rows
@@ -54,6 +55,7 @@ class EventLake:
         self.root = root.absolute()
         self.events_dir = self.root / "events"
         self.segment_size = segment_size
+        self.archive = EventArchive(self.root)
         self._footers: dict[Path, tuple[tuple[int, int, int], SegmentInfo]] = {}
         self._check_layout()
 
@@ -117,7 +119,7 @@ class EventLake:
         self._create_layout()
         remove_leftovers(self.events_dir)
         written = 0
-        log = LogReader(db, target)
+        log = LogReader(db, target, self.archive)
         try:
             for index in range(position // self.segment_size, -(-target // self.segment_size)):
                 segment = Segment.number(index, self.segment_size)

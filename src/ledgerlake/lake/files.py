@@ -53,18 +53,23 @@ def publish(temp: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def publish_new(temp: Path, path: Path) -> bool:
+    """Flush `temp` to the disk and name it `path`, too, if nothing is there; False if something was."""
+    with temp.open("rb") as written:
+        os.fsync(written.fileno())
+    try:
+        os.link(temp, path)
+    except FileExistsError:
+        return False
+    sync_folder(path.parent)
+    return True
+
+
 def write_once(path: Path, content: bytes) -> bool:
     """Create `path` with this content if nothing is there; False if something was. Never overwrites."""
     with temporary(path) as temp:
         temp.write_bytes(content)
-        with temp.open("rb") as written:
-            os.fsync(written.fileno())
-        try:
-            os.link(temp, path)
-        except FileExistsError:
-            return False
-    sync_folder(path.parent)
-    return True
+        return publish_new(temp, path)
 
 
 def sync_folder(folder: Path) -> None:

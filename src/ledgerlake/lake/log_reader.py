@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 from pymongo.database import Database
 
+from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents
 from ledgerlake.eventstore.columnar import iter_columns
 from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.lake.parquet import ROW_GROUP
@@ -36,8 +37,9 @@ def segment_rows(
 class LogReader:
     """Consecutive stretches of the log from one stream: reading goes on while a file is written."""
 
-    def __init__(self, db: Database[dict[str, Any]], end: int) -> None:
+    def __init__(self, db: Database[dict[str, Any]], end: int, archive: ArchivedEvents = NO_ARCHIVE) -> None:
         self._db = db
+        self._archive = archive
         self._end = end
         self._stream: Generator[pa.Table, None, None] | None = None
         self._rest: pa.Table | None = None
@@ -47,7 +49,7 @@ class LogReader:
         """The events with after < position <= up_to; stretches read in order come from one stream."""
         if self._stream is None or self._position != after:
             self.close()
-            self._stream = iter_columns(self._db, after, self._end, ROW_GROUP)
+            self._stream = iter_columns(self._db, after, self._end, ROW_GROUP, archive=self._archive)
             self._position = after
         while self._position < up_to:
             table = self._rest if self._rest is not None else next(self._stream)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import bson
 import polars as pl
+import pyarrow as pa
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReplaceOne
 from pymongo.client_session import ClientSession
@@ -19,15 +21,20 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from ledgerlake.errors import LedgerLakeError
+from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents
 from ledgerlake.eventstore.columnar import head, read_columns
 from ledgerlake.mongo.transactions import UnknownCommit
 from ledgerlake.projections import checkpoints
 from ledgerlake.projections.checkpoints import REBUILDING, checkpoint
 from ledgerlake.projections.emptying import reset
 from ledgerlake.projections.model import Document, Projection, ProjectionError, ProjectionStopped, not_in_step
+from ledgerlake.projections.observed import observed
 from ledgerlake.projections.transaction import TooLarge, in_transaction
+from ledgerlake.telemetry.port import Telemetry
 
 Db = Database[dict[str, Any]]
+# The events with after < position <= up_to, with these columns.
+_Read: TypeAlias = Callable[[int, int, list[str]], pa.Table]
 
 _DUPLICATE_KEY: Final = 11000
 # After so many batches of a halved size the next ones are twice as large again.
@@ -96,6 +103,8 @@ def advance(
     up_to: int | None = None,
     batch: int = 20_000,
     on_progress: Callable[[int, int], None] | None = None,
+    archive: ArchivedEvents = NO_ARCHIVE,
+    telemetry: Telemetry | None = None,
 ) -> Advance:
     """Take the events after the checkpoint, up to `up_to` (default: the head of the log at the start).
 
@@ -106,6 +115,8 @@ def advance(
         batch: events folded in one transaction; halved by itself where the server finds it too long,
             and around an event that can not be folded, up to which all others are taken.
         on_progress: called with events done and events to do, after every batch.
+        archive: where the events lie that were archived; needed by a projection that is filled anew.
+        telemetry: told of every batch, if given.
 
     Raises:
         ProjectionStopped: a gap in the log, or an event that can not be folded; the projection is
@@ -117,6 +128,8 @@ def advance(
         raise ValueError(f"A batch has at least one event, not {batch}.")
     checkpoints.create(db, projection)
     start = position = _standing(db, projection)
+    read = partial(read_columns, db, archive=archive)
+    commit = _commit if telemetry is None else observed(_commit, telemetry)
     target = head(db) if up_to is None else min(up_to, head(db))
     events = batches = 0
     size = _BatchSize(batch)
@@ -125,12 +138,12 @@ def advance(
         while position < target:
             end = min(position + size.events, target)
             try:
-                prepared = _take(db, projection, ahead, position, end)
+                prepared = _take(read, projection, ahead, position, end)
                 end = prepared.up_to
                 # The next batch is read and folded while this one is committed.
                 following = min(end + size.events, target)
-                ahead = pool.submit(_prepare, db, projection, end, following) if end < target else None
-                moved = _commit(db, projection, prepared)
+                ahead = pool.submit(_prepare, read, projection, end, following) if end < target else None
+                moved = commit(db, projection, prepared)
             except UnknownCommit as error:
                 raise ProjectionError(
                     f"MongoDB did not say whether {projection.name} moved to position {end} ({error}).",
@@ -171,19 +184,19 @@ def _standing(db: Db, projection: Projection) -> int:
 
 
 def _take(
-    db: Db, projection: Projection, ahead: Future[_Prepared] | None, after: int, up_to: int
+    read: _Read, projection: Projection, ahead: Future[_Prepared] | None, after: int, up_to: int
 ) -> _Prepared:
     """What was prepared ahead, if it starts at `after` and is no longer; else the range, prepared now."""
     if ahead is not None and ahead.exception() is None:
         prepared = ahead.result()
         if prepared.after == after and prepared.up_to <= up_to:
             return prepared
-    return _prepare(db, projection, after, up_to)
+    return _prepare(read, projection, after, up_to)
 
 
-def _prepare(db: Db, projection: Projection, after: int, up_to: int) -> _Prepared:
+def _prepare(read: _Read, projection: Projection, after: int, up_to: int) -> _Prepared:
     columns = dict.fromkeys((*projection.columns, "position", "event_id", "occurred_at"))
-    table = read_columns(db, after, up_to, list(columns))
+    table = read(after, up_to, list(columns))
     last = table.slice(table.num_rows - 1).to_pylist()[0]
     events = pl.from_arrow(table)
     assert isinstance(events, pl.DataFrame)

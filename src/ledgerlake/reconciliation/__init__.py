@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ledgerlake.reconciliation.chain import NotedHead
 from ledgerlake.reconciliation.model import Check, Verification
 from ledgerlake.reconciliation.verify import verify
 
-__all__ = ["Check", "Verification", "verify"]
+__all__ = ["Check", "NotedHead", "Verification", "verify"]

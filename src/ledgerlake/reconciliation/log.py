@@ -13,7 +13,9 @@ from pymongo.database import Database
 
 from ledgerlake.domain.events import EVENT_STATUS
 from ledgerlake.domain.money import MoneyError, exponent
+from ledgerlake.eventstore.archived import ARCHIVED, NO_ARCHIVE, ArchivedEvents
 from ledgerlake.eventstore.transaction import COUNTER_ID
+from ledgerlake.reconciliation.archived import ArchivedPart, merged
 from ledgerlake.reconciliation.model import Check, Figure, Figures, Key, checked
 
 Document: TypeAlias = dict[str, Any]
@@ -60,9 +62,12 @@ class LogFigures:
 class Log:
     """The events collection within one snapshot. Aggregates once per position asked for."""
 
-    def __init__(self, db: Database[Document], session: ClientSession) -> None:
+    def __init__(
+        self, db: Database[Document], session: ClientSession, archive: ArchivedEvents = NO_ARCHIVE
+    ) -> None:
         self.db = db
         self.session = session
+        self.archived = ArchivedPart(db, session, archive)
         counter = db["counters"].find_one({"_id": COUNTER_ID}, session=session)
         self.head = 0 if counter is None else int(counter["position"])
         self._known: dict[int, LogFigures] = {}
@@ -99,10 +104,17 @@ class Log:
             "lastAt": {"$max": "$timestamp"},
         }
         # At the head there is nothing to leave out, and a scan without a filter costs least.
-        match = [] if position == self.head else [{"$match": {"position": {"$lte": position}}}]
-        found = list(
-            self.db["events"].aggregate([*match, {"$group": group}], session=self.session, allowDiskUse=True)
-        )
+        match: Document = {} if position == self.head else {"position": {"$lte": position}}
+        if self.archived.any:
+            match |= {ARCHIVED: None}
+        pipeline: list[Document] = [*([{"$match": match}] if match else []), {"$group": group}]
+        found = list(self.db["events"].aggregate(pipeline, session=self.session, allowDiskUse=True))
+        for row in self.archived.figures(position):
+            same = [number for number, other in enumerate(found) if other["_id"] == row["_id"]]
+            if same:
+                found[same[0]] = merged(found[same[0]], row)
+            else:
+                found.append(row)
         figures: dict[Key, Figure] = {}
         extents: dict[Key, Extent] = {}
         malformed: list[str] = []

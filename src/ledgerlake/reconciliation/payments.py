@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
@@ -64,6 +65,8 @@ def _differing_payments(log: Log, organization: str, currency: str, position: in
         _EVENT,
         log.session,
     )
+    if log.archived.any:
+        events = pa.concat_tables([events, _archived(log, organization, currency, position)])
     events = events.append_column("exponent", pa.array([exponent(currency)] * events.num_rows, pa.int8()))
     models = read(
         log.db["payment_read_models"],
@@ -93,6 +96,18 @@ def _differing_payments(log: Log, organization: str, currency: str, position: in
         else f"payment {payment!r}: only {states[0]} (minor units)"
         for payment, states in list(found.items())[:10]
     ]
+
+
+def _archived(log: Log, organization: str, currency: str, position: int) -> pa.Table:
+    """Archived events of an organization and currency, as `_EVENT`."""
+    events = log.archived.events
+    mine = pc.and_(
+        pc.and_(pc.equal(events["organization_id"], organization), pc.equal(events["currency"], currency)),
+        pc.less_equal(events["position"], position),
+    )
+    found = events.filter(mine).select([name for name, _ in _EVENT.values()])
+    # Without the promise of no nulls, which what is read from the server does not make.
+    return pa.table(dict(zip(found.column_names, found.columns, strict=True)))
 
 
 def read(

@@ -12,6 +12,7 @@ from ledgerlake.errors import LedgerLakeError
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.tables import TABLES
 from ledgerlake.reconciliation import lake_side, read_side, report_side
+from ledgerlake.reconciliation.chain import NotedHead, check_chain
 from ledgerlake.reconciliation.log import Document, Log, check_amounts
 from ledgerlake.reconciliation.model import Check, Verification, checked
 from ledgerlake.reconciliation.positions import check_positions
@@ -22,6 +23,7 @@ def verify(
     lake: EventLake,
     up_to: int | None = None,
     reports: Path | None = None,
+    noted: NotedHead | None = None,
 ) -> Verification:
     """Compare every layer with the event log, each as of its own checkpoint, to the minor unit.
 
@@ -29,7 +31,7 @@ def verify(
     refreshed meanwhile does not disturb. A layer that is behind is in order, and its check says how far
     it is behind; one that was never built, or is lost, while the log has events is not. With `up_to`, a
     layer that has not reached that position is not in order. `reports` is the folder of billing reports
-    to check, if any.
+    to check, if any; `noted` a hash of the log that was noted before, to check the log against.
     """
     checks: list[Check] = []
 
@@ -42,10 +44,12 @@ def verify(
     # Before the snapshot is taken: so the lake can not be ahead of it.
     held = lake.position()
     with db.client.start_session(snapshot=True) as session, lake_side.LakeViews(lake) as views:
-        log = Log(db, session)
+        log = Log(db, session, lake.archive)
         at = read_side.positions(log)
         payments, trends = at["payment_read_models"], at["payment_trends"]
         run("log positions", lambda: check_positions(log))
+        run("log chain", lambda: check_chain(log, noted))
+        run("archived events", log.archived.check)
         run("log amounts", lambda: check_amounts(log))
         run("payment read models", lambda: read_side.check_read_models(log, payments))
         run("payment statistics", lambda: read_side.check_statistics(log, at["payment_statistics"]))
