@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from ledgerlake.cli import queries, writes
+from ledgerlake.cli import history, privacy, queries, retention, writes
 from ledgerlake.cli.report import report_app
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.mongo.cli import mongo_app
@@ -27,6 +27,9 @@ app = typer.Typer(
 )
 writes.register(app)
 queries.register(app)
+history.register(app)
+privacy.register(app)
+retention.register(app)
 app.command("simulate")(simulate_command)
 app.add_typer(report_app, name="report")
 app.add_typer(mongo_app, name="mongo")

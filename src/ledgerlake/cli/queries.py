@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 import typer
@@ -48,15 +48,25 @@ def status(json: AsJson = False) -> None:
 
 
 def payment(
-    payment_id: Annotated[str, typer.Argument(help="The payment's id.")], json: AsJson = False
+    payment_id: Annotated[str, typer.Argument(help="The payment's id.")],
+    version: Annotated[int | None, typer.Option(help="As it was after its event of this version.")] = None,
+    position: Annotated[int | None, typer.Option(help="As it was at this position of the log.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="As the ledger knew it then, ISO 8601; without a zone UTC."),
+    ] = None,
+    json: AsJson = False,
 ) -> None:
-    """One payment's current state."""
+    """One payment's state: as of the last refresh, or (from the log itself) at a moment of the past."""
     from ledgerlake.application import LedgerLake
-    from ledgerlake.queries import GetPayment, PaymentNotFound
+    from ledgerlake.queries import GetPayment, GetPaymentAt, LogQuery, PaymentNotFound, PaymentResult, Query
 
+    asked: Query[PaymentResult] | LogQuery[PaymentResult] = GetPayment(payment_id)
+    if (version, position, at) != (None, None, None):
+        asked = GetPaymentAt(payment_id, version, position, None if at is None else _instant(at))
     with LedgerLake.open() as ledger:
         try:
-            result = ledger.queries.ask(GetPayment(payment_id))
+            result = ledger.queries_in_clear.ask(asked)
         except PaymentNotFound as error:
             console(stderr=True).print(str(error), markup=False)
             raise typer.Exit(1) from None
@@ -82,7 +92,7 @@ def payments(
     from ledgerlake.queries import ListPayments
 
     with LedgerLake.open() as ledger:
-        page = ledger.queries.ask(
+        page = ledger.queries_in_clear.ask(
             ListPayments(organization, status=status, currency=currency, limit=limit, cursor=cursor)
         )
     if json:
@@ -177,12 +187,20 @@ def _nothing(rows: Sequence[Any], organization: str | None) -> None:
         console().print(f"No movement{whom}. If events are new, run `ledgerlake refresh`.", markup=False)
 
 
-def verify(json: AsJson = False) -> None:
+def verify(
+    head: Annotated[
+        str | None,
+        typer.Option(help="POSITION:HASH, as an earlier verify printed it: the log must still come to it."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
     """Check that log, read models, statistics, trends, Parquet and reports agree to the cent; else exit 1."""
     from ledgerlake.application import LedgerLake
+    from ledgerlake.reconciliation import NotedHead
 
+    noted = None if head is None else NotedHead.parse(head)
     with LedgerLake.open() as ledger:
-        found = ledger.verify()
+        found = ledger.verify(noted)
     if json:
         print_json(found)
     else:
@@ -215,6 +233,14 @@ def _period(day: date, granularity: str) -> str:
 
 def _day(instant: datetime | None) -> date | None:
     return None if instant is None else instant.date()
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text.strip())
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not an ISO 8601 date or time.", param_hint="--at") from None
 
 
 def _as_of(as_of: Any) -> str:

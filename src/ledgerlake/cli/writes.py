@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,10 @@ At = Annotated[
     str | None, typer.Option("--at", help="When it happened, ISO 8601; without a zone UTC. Default: now.")
 ]
 Reason = Annotated[str | None, typer.Option("--reason", "-r", help="Why.")]
+Personal = Annotated[
+    list[str] | None,
+    typer.Option(help="A detail of who pays, as NAME=VALUE, kept under their key. Needs --user. Repeatable."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -73,12 +78,14 @@ def process(
     amount: Amount,
     currency: Currency,
     user: User = None,
+    personal: Personal = None,
     command_id: CommandId = None,
     at: At = None,
     json: AsJson = False,
 ) -> None:
     """Record that a payment went through."""
-    _dispatch("ProcessPayment", payment_id, organization, amount, currency, user, command_id, at, None, json)
+    who = _Payer(user, _details(personal))
+    _dispatch("ProcessPayment", payment_id, organization, amount, currency, who, command_id, at, None, json)
 
 
 def fail(
@@ -88,12 +95,14 @@ def fail(
     currency: Currency,
     reason: Reason = None,
     user: User = None,
+    personal: Personal = None,
     command_id: CommandId = None,
     at: At = None,
     json: AsJson = False,
 ) -> None:
     """Record that an attempt to pay failed."""
-    _dispatch("FailPayment", payment_id, organization, amount, currency, user, command_id, at, reason, json)
+    who = _Payer(user, _details(personal))
+    _dispatch("FailPayment", payment_id, organization, amount, currency, who, command_id, at, reason, json)
 
 
 def refund(
@@ -105,12 +114,30 @@ def refund(
     ] = None,
     reason: Reason = None,
     user: User = None,
+    personal: Personal = None,
     command_id: CommandId = None,
     at: At = None,
     json: AsJson = False,
 ) -> None:
     """Record a refund of a payment, or a credit note that names none."""
-    _dispatch("RefundPayment", payment_id, organization, amount, currency, user, command_id, at, reason, json)
+    who = _Payer(user, _details(personal))
+    _dispatch("RefundPayment", payment_id, organization, amount, currency, who, command_id, at, reason, json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Payer:
+    user: str | None
+    details: dict[str, str]
+
+
+def _details(given: list[str] | None) -> dict[str, str]:
+    details: dict[str, str] = {}
+    for each in given or ():
+        name, equals, value = each.partition("=")
+        if not equals or name in details:
+            raise typer.BadParameter("Give each detail once, as NAME=VALUE.", param_hint="--personal")
+        details[name] = value
+    return details
 
 
 def _dispatch(
@@ -119,7 +146,7 @@ def _dispatch(
     organization: str,
     amount: str,
     currency: str,
-    user: str | None,
+    who: _Payer,
     command_id: str | None,
     at: str | None,
     reason: str | None,
@@ -136,7 +163,7 @@ def _dispatch(
         "command_id": known_id,
         "payment_id": payment_id,
         "organization_id": organization,
-        "user_id": user,
+        "user_id": who.user,
         "amount": amount,
         "currency": currency,
         "occurred_at": at,
@@ -152,9 +179,11 @@ def _dispatch(
             try:
                 command: Command = parse_command(fields)
             except CommandRejected as malformed:
-                ledger.rejections.record([rejection_of_fields(fields, malformed, known_id)])
+                unhashed = ledger.rejections.unhashed
+                refused = rejection_of_fields(fields, malformed, known_id, unhashed=unhashed)
+                ledger.rejections.record([refused])
                 raise
-            result = ledger.commands.dispatch(command)
+            result = ledger.commands.dispatch(replace(command, personal=who.details))
     except CommandRejected as rejected:
         if as_json:
             print_json({"rejected": rejected.code, "detail": str(rejected), "command_id": known_id})

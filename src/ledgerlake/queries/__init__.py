@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ledgerlake.queries.audit import AuditResult, AuditStep, GetAudit, Refusal, StateAfter
 from ledgerlake.queries.bus import QueryBus
-from ledgerlake.queries.model import AsOf, PaymentNotFound, Query, QueryError
+from ledgerlake.queries.history import GetPaymentAt
+from ledgerlake.queries.model import AsOf, LogQuery, PaymentNotFound, Query, QueryError
 from ledgerlake.queries.movements import (
     GetStatistics,
     GetTrends,
@@ -17,10 +19,15 @@ from ledgerlake.queries.payments import GetPayment, ListPayments, Payment, Payme
 
 __all__ = [
     "AsOf",
+    "AuditResult",
+    "AuditStep",
+    "GetAudit",
     "GetPayment",
+    "GetPaymentAt",
     "GetStatistics",
     "GetTrends",
     "ListPayments",
+    "LogQuery",
     "Payment",
     "PaymentNotFound",
     "PaymentPage",
@@ -29,6 +36,8 @@ __all__ = [
     "Query",
     "QueryBus",
     "QueryError",
+    "Refusal",
+    "StateAfter",
     "StatisticsResult",
     "StatisticsRow",
     "TrendRow",

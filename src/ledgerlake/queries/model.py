@@ -12,6 +12,7 @@ from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
 from ledgerlake.errors import LedgerLakeError
+from ledgerlake.eventstore.contract import EventReader
 from ledgerlake.projections import checkpoint
 
 Db = Database[dict[str, Any]]
@@ -39,6 +40,19 @@ class Query(Protocol[R_co]):
     """A question: a frozen value that says how its answer is read."""
 
     def answer(self, db: Db) -> R_co:
+        """Read the answer.
+
+        Raises:
+            QueryError: the question is wrong; names the field and what it may be.
+        """
+        ...
+
+
+@runtime_checkable
+class LogQuery(Protocol[R_co]):
+    """A question that the log itself answers: the past has no read model."""
+
+    def answer_from(self, log: EventReader, db: Db) -> R_co:
         """Read the answer.
 
         Raises:
