@@ -17,10 +17,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bson import Int64, ObjectId
+from bson import Binary, Int64, ObjectId, encode
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from ledgerlake.eventstore.chain import START, links_over
 from ledgerlake.mongo.connection import open_database
 from ledgerlake.mongo.decimal128 import decimal128
 from ledgerlake.mongo.indexes import INDEXES
@@ -155,13 +156,19 @@ def events(count: int, refunds: bool = True, seed: int = 1) -> Iterator[list[dic
 
 def fill(scale: Scale, database: Db, *, refunds: bool = True) -> None:
     """Put `scale.events` events into the log, past the command side: what is read, not what is measured."""
-    done = 0
+    head = START
     for batch in events(scale.events, refunds):
         database["events"].insert_many(batch)
-        done += len(batch)
-        if done % 250_000 == 0:
-            scale.say(f"  {done:,} events made")
-    database["counters"].update_one({"_id": "events"}, {"$set": {"position": Int64(done)}})
+        *links, head = links_over(head, [encode(document) for document in batch])
+        if links:
+            database["log_chain"].insert_many(
+                [{"_id": Int64(link.position), "hash": Binary(link.hash)} for link in links]
+            )
+        if head.position % 250_000 == 0:
+            scale.say(f"  {head.position:,} events made")
+    database["counters"].update_one(
+        {"_id": "events"}, {"$set": {"position": Int64(head.position), "chain": Binary(head.hash)}}
+    )
 
 
 def child(settings: Settings, code: str, *arguments: str) -> dict[str, Any]:

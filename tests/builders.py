@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bson import Int64, ObjectId
+from bson import Binary, Int64, ObjectId, encode
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
 from ledgerlake.domain.money import exponent
+from ledgerlake.eventstore.chain import GENESIS, Link, links_over
 from ledgerlake.mongo.decimal128 import decimal128
 
 Document = dict[str, Any]
@@ -123,8 +125,23 @@ def payment_history(seed: int, events: int, payments: int = 60, after: int = 0) 
 
 
 def insert_events(db: Database[Document], documents: Sequence[Document]) -> None:
-    """Put documents into the log, past the command side, and move the counter to the last one."""
+    """Put documents into the log, past the command side, and move the counter and chain to their end."""
     if documents:
         db["events"].insert_many(documents)
-        last = Int64(max(document["position"] for document in documents))
-        db["counters"].update_one({"_id": "events"}, {"$max": {"position": last}}, upsert=True)
+        db["counters"].update_one({"_id": "events"}, counter_update(db, documents), upsert=True)
+
+
+def counter_update(
+    db: Database[Document], documents: Sequence[Document], session: ClientSession | None = None
+) -> Document:
+    """What to do to the counter for documents past its end; also writes the links of the chain between."""
+    counter = db["counters"].find_one({"_id": "events"}, session=session) or {"position": 0}
+    ordered = sorted(documents, key=lambda document: int(document["position"]))
+    last, head = Int64(ordered[-1]["position"]), int(counter["position"])
+    if [document["position"] for document in ordered] != list(range(head + 1, last + 1)):
+        # Out of order or with a gap, for a test of just that: the next append makes the chain anew.
+        return {"$max": {"position": last}, "$unset": {"chain": 1}}
+    links = links_over(Link(head, counter.get("chain", GENESIS)), [encode(document) for document in ordered])
+    for link in links[:-1]:
+        db["log_chain"].insert_one({"_id": Int64(link.position), "hash": Binary(link.hash)}, session=session)
+    return {"$set": {"position": last, "chain": Binary(links[-1].hash)}}

@@ -65,6 +65,14 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The seed of every test that recorded one, whether it passed or not: a log of CI tells what was run."""
+    for report in [report for reports in terminalreporter.stats.values() for report in reports]:
+        seed = dict(getattr(report, "user_properties", ())).get("seed")
+        if seed is not None and report.when == "call":
+            terminalreporter.write_line(f"seed {seed}: {report.nodeid}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A test that forgets to say which home it means gets an empty one, not ./var."""

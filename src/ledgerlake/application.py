@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
+from datetime import datetime, timedelta
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,11 +22,17 @@ if TYPE_CHECKING:
     from ledgerlake.commands.bus import CommandBus
     from ledgerlake.commands.payments import PaymentHandler
     from ledgerlake.commands.rejections import RejectionLog
+    from ledgerlake.eventstore.snapshotting import Snapshots
     from ledgerlake.eventstore.store import EventStore
     from ledgerlake.ingest.importer import ImportProgress, ImportSummary
+    from ledgerlake.lake.archive import EventArchive
     from ledgerlake.lake.event_lake import EventLake
+    from ledgerlake.lake.retention import Archived
+    from ledgerlake.privacy import Forgotten, Protection
     from ledgerlake.queries import QueryBus
-    from ledgerlake.reconciliation import Verification
+    from ledgerlake.reconciliation import NotedHead, Verification
+    from ledgerlake.subscriptions.subscriptions import Subscriptions
+    from ledgerlake.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +90,80 @@ class LedgerLake:
         from ledgerlake.mongo.connection import open_database
 
         settings = Settings.from_env() if settings is None else settings
+        if settings.log is not None:
+            from ledgerlake.telemetry.logs import set_up
+
+            set_up(settings.log)
         return cls(settings, open_database(settings))
+
+    @cached_property
+    def telemetry(self) -> Telemetry | None:
+        """What is told of commands, appends and projections; None: nothing, and nothing is wrapped."""
+        from ledgerlake.telemetry import telemetry_of
+
+        return telemetry_of(self.settings)
 
     @cached_property
     def store(self) -> EventStore:
         """The event store: append, read streams, head."""
         from ledgerlake.eventstore.store import EventStore
 
-        return EventStore(
+        make: Callable[..., EventStore] = EventStore
+        if self.telemetry is not None:
+            from ledgerlake.eventstore.observed import ObservedEventStore
+
+            make = partial(ObservedEventStore, telemetry=self.telemetry)
+        return make(
             self.db,
             max_batch=self.settings.append_batch,
             linger_seconds=self.settings.append_linger_ms / 1000,
+            archive=self.archive,
         )
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        """The log as an iterator that waits for more, and named consumers of it."""
+        from ledgerlake.subscriptions.subscriptions import Subscriptions
+
+        return Subscriptions(self.db, self.store)
 
     @cached_property
     def payments(self) -> PaymentHandler:
         """The handler of payment commands, for batches; single commands go through `commands`."""
         from ledgerlake.commands.payments import PaymentHandler
 
-        return PaymentHandler(self.store)
+        return PaymentHandler(self.store, self.personal, self.snapshots)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """Kept states of long payments, so that a command need not load all of their events."""
+        from ledgerlake.domain.events import AGGREGATE_TYPE
+        from ledgerlake.eventstore.snapshots import SnapshotPolicy
+        from ledgerlake.eventstore.snapshotting import Snapshots
+
+        every = self.settings.snapshot_every
+        return Snapshots(self.db, SnapshotPolicy({AGGREGATE_TYPE: every} if every else {}))
 
     @cached_property
     def rejections(self) -> RejectionLog:
         """What the rules refused."""
         from ledgerlake.commands.rejections import RejectionLog
 
-        return RejectionLog(self.db)
+        return RejectionLog(self.db, self.personal)
+
+    @cached_property
+    def personal(self) -> Protection:
+        """What is personal in events, and the keys that it is put under and opened with."""
+        from ledgerlake.privacy import KeyRing, PersonalFields, Protection
+
+        keys = KeyRing(self.db, master_key=self.settings.master_key)
+        return Protection(PersonalFields.of(self.settings.personal_fields), keys)
+
+    def forget(self, user_id: str) -> Forgotten:
+        """Destroy a person's key: nothing personal of theirs can ever be read again, anywhere."""
+        from ledgerlake.privacy import forget
+
+        return forget(self.db, self.personal, user_id)
 
     @cached_property
     def commands(self) -> CommandBus:
@@ -124,10 +178,16 @@ class LedgerLake:
         from ledgerlake.commands.rejections import rejections_middleware
         from ledgerlake.domain.commands import FailPayment, ProcessPayment, RefundPayment
 
+        observing = []
+        if self.telemetry is not None:
+            from ledgerlake.commands.observed import telemetry_middleware
+
+            observing = [telemetry_middleware(self.telemetry)]
         handle = self.payments.handle
         return CommandBus(
             {ProcessPayment: handle, FailPayment: handle, RefundPayment: handle},
             [
+                *observing,
                 logging_middleware,
                 rejections_middleware(self.rejections),
                 validation_middleware,
@@ -138,10 +198,18 @@ class LedgerLake:
 
     @cached_property
     def queries(self) -> QueryBus:
-        """The query bus over the read models."""
+        """The query bus over the read models and, for questions about the past, the log."""
         from ledgerlake.queries import QueryBus
 
-        return QueryBus(self.db)
+        return QueryBus(self.db, log=lambda: self.store)
+
+    @cached_property
+    def queries_in_clear(self) -> QueryBus:
+        """The same, with personal data in clear: for the screen of whoever may see it, never for a file."""
+        from ledgerlake.queries import QueryBus
+        from ledgerlake.queries.personal import opening
+
+        return QueryBus(self.db, [opening(self.personal)], log=lambda: self.store)
 
     @cached_property
     def lake(self) -> EventLake:
@@ -149,6 +217,13 @@ class LedgerLake:
         from ledgerlake.lake.event_lake import EventLake
 
         return EventLake(self.settings.lake_dir, self.settings.segment_size)
+
+    @cached_property
+    def archive(self) -> EventArchive:
+        """The events that left MongoDB for the lake."""
+        from ledgerlake.lake.archive import EventArchive
+
+        return EventArchive(self.settings.lake_dir)
 
     def import_file(
         self, path: Path, on_progress: Callable[[ImportProgress], None] | None = None
@@ -187,7 +262,12 @@ class LedgerLake:
         for name, projection in PROJECTIONS.items():
             try:
                 moved = advance(
-                    self.db, projection, batch=self.settings.projection_batch, on_progress=reporter(name)
+                    self.db,
+                    projection,
+                    batch=self.settings.projection_batch,
+                    on_progress=reporter(name),
+                    archive=self.archive,
+                    telemetry=self.telemetry,
                 )
             except ProjectionError as error:
                 stopped.append(error)
@@ -213,6 +293,26 @@ class LedgerLake:
             raise ProjectionError(f"There is no projection {name!r}.", f"There are {', '.join(PROJECTIONS)}.")
         reset(self.db, PROJECTIONS[name])
 
+    def archive_streams(
+        self,
+        before: datetime,
+        *,
+        refund_window: timedelta | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Archived:
+        """Move the events of streams that ended before `before` out of MongoDB; see `lake.retention`."""
+        from ledgerlake.lake.retention import REFUND_WINDOW, archive_streams
+
+        return archive_streams(
+            self.db,
+            self.lake,
+            before,
+            refund_window=REFUND_WINDOW if refund_window is None else refund_window,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+
     def status(self) -> LedgerStatus:
         """The head of the log, each checkpoint, and how many events each part is behind."""
         from ledgerlake.projections import PROJECTIONS, checkpoint
@@ -233,19 +333,42 @@ class LedgerLake:
             for name, at in found.items()
         ]
         parts.append(Lag("event_lake", lake, head - lake, "live", _instant(self.lake.updated_at()), None))
+        parts.extend(self._subscription_lags())
+        if self.telemetry is not None:
+            for part in parts:
+                self.telemetry.lag(part.name, part.lag)
         return LedgerStatus(head, tuple(parts))
 
-    def verify(self) -> Verification:
-        """Whether log, read models, statistics, trends, Parquet and billing reports agree, to the cent."""
+    def _subscription_lags(self) -> list[Lag]:
+        found = []
+        for state in self.subscriptions.states():
+            lag, parked = self.subscriptions.lag(state.name), self.subscriptions.parked_count(state.name)
+            trouble = state.last_error or (f"{parked} parked" if parked else None)
+            updated = _instant(state.updated_at)
+            found.append(Lag(state.name, state.position, lag.events, state.status, updated, trouble))
+        return found
+
+    def verify(self, noted: NotedHead | None = None) -> Verification:
+        """Whether log, read models, statistics, trends, Parquet and billing reports agree, to the cent.
+
+        `noted` is a hash of the log that was noted outside before, to check the log against.
+        """
         from ledgerlake.reconciliation import verify
 
-        return verify(self.db, self.lake, reports=self.settings.reports_dir)
+        return verify(self.db, self.lake, reports=self.settings.reports_dir, noted=noted)
 
     def close(self) -> None:
         """Flush appends and let go of the database."""
+        if "subscriptions" in self.__dict__:
+            self.subscriptions.close()
         if "store" in self.__dict__:
             self.store.close()
+        if "snapshots" in self.__dict__:
+            self.snapshots.close()
         self.db.client.close()
+        # Last: what the parts above told while they closed is handed over too.
+        if "telemetry" in self.__dict__ and self.telemetry is not None:
+            self.telemetry.close()
 
     def __enter__(self) -> Self:
         return self

@@ -11,23 +11,46 @@ Everything comes from environment variables, each with a default that works on a
 | LEDGERLAKE_PROJECTION_BATCH | 20000      | events a projection folds in one transaction                |
 | LEDGERLAKE_APPEND_BATCH     | 500        | appends that one group commit takes at most                 |
 | LEDGERLAKE_APPEND_LINGER_MS | 0          | how long a group commit waits for company                   |
+| LEDGERLAKE_SNAPSHOT_EVERY   | 100        | events after which a payment's state is kept; 0: never      |
+| LEDGERLAKE_PERSONAL_FIELDS  | (none)     | fields of events kept under a key per person, by commas     |
+| LEDGERLAKE_MASTER_KEY       | (none)     | 32 bytes in base64 that these keys are wrapped by           |
+| LEDGERLAKE_TELEMETRY        | off        | spans and metrics: off, console (stderr), otlp              |
+| LEDGERLAKE_LOG              | (none)     | logs on stderr, as text or json; none: as Python has it     |
 
 A variable that is set to the empty string counts as not set.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ledgerlake.errors import LedgerLakeError
 
 _RESERVED_DATABASES = frozenset({"admin", "local", "config"})
 _FORBIDDEN_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
+# A command's free details about a person: always personal, whatever else is declared.
+FREE_DETAILS = "metadata.personal"
+_STANDARD_BASE64 = str.maketrans("-_", "+/")
+_FIELD = re.compile(r"(eventData|metadata)(\.[A-Za-z0-9_-]+)+")
+# Folding, totals and the idempotency of commands read these.
+_NEVER_PERSONAL = frozenset(
+    {
+        "eventData.amount",
+        "eventData.amountMinor",
+        "eventData.attempt",
+        "eventData.currency",
+        "eventData.unreferenced",
+        "metadata.organizationId",
+        "metadata.requestHash",
+    }
+)
 
 
 class SettingsError(LedgerLakeError):
@@ -45,6 +68,12 @@ class Settings:
     projection_batch: int = 20_000
     append_batch: int = 500
     append_linger_ms: float = 0.0
+    snapshot_every: int = 100
+    # Free personal details always are; what else is, the variable says.
+    personal_fields: tuple[str, ...] = (FREE_DETAILS,)
+    master_key: bytes | None = field(default=None, repr=False)
+    telemetry: str = "off"
+    log: str | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -57,6 +86,11 @@ class Settings:
             projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", 20_000, 1, 1_000_000),
             append_batch=_count(environ, "LEDGERLAKE_APPEND_BATCH", 500, 1, 1_000),
             append_linger_ms=_milliseconds(environ, "LEDGERLAKE_APPEND_LINGER_MS", 0.0, 1_000.0),
+            snapshot_every=_count(environ, "LEDGERLAKE_SNAPSHOT_EVERY", 100, 0, 1_000_000),
+            personal_fields=_personal_fields(environ),
+            master_key=_master_key(environ),
+            telemetry=_one_of(environ, "LEDGERLAKE_TELEMETRY", ("off", "console", "otlp")) or "off",
+            log=_one_of(environ, "LEDGERLAKE_LOG", ("text", "json")),
         )
 
     @property
@@ -123,6 +157,46 @@ def _database(environ: Mapping[str, str]) -> str:
             "Use up to 63 letters, digits, - and _, and none of admin, local, config.",
         )
     return name
+
+
+def _personal_fields(environ: Mapping[str, str]) -> tuple[str, ...]:
+    given = [path.strip() for path in (environ.get("LEDGERLAKE_PERSONAL_FIELDS") or "").split(",")]
+    paths = [path for path in given if path]
+    for path in paths:
+        if not _FIELD.fullmatch(path) or path in _NEVER_PERSONAL:
+            raise SettingsError(
+                f"LEDGERLAKE_PERSONAL_FIELDS names {path!r}, which can not be kept under a key.",
+                "Name texts in eventData or metadata that no figure depends on, such as "
+                "metadata.userId,eventData.reason.",
+            )
+    return tuple(dict.fromkeys((FREE_DETAILS, *paths)))
+
+
+def _master_key(environ: Mapping[str, str]) -> bytes | None:
+    text = environ.get("LEDGERLAKE_MASTER_KEY")
+    if not text:
+        return None
+    try:
+        key = base64.b64decode(text.strip().translate(_STANDARD_BASE64), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != 32:
+        # Without its value: it may be nearly right.
+        raise SettingsError(
+            "LEDGERLAKE_MASTER_KEY is not 32 bytes in base64.", "Make one with `openssl rand -base64 32`."
+        )
+    return key
+
+
+def _one_of(environ: Mapping[str, str], variable: str, values: tuple[str, ...]) -> str | None:
+    text = environ.get(variable)
+    if not text:
+        return None
+    if text not in values:
+        raise SettingsError(
+            f"{variable}={text!r} is none of {', '.join(values)}.", "Set it to one of them, or not at all."
+        )
+    return text
 
 
 def _count(environ: Mapping[str, str], variable: str, default: int, least: int, most: int) -> int:

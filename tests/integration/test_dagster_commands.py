@@ -45,7 +45,7 @@ def operator(environ: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 
 def run(*command: str, env: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

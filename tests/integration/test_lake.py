@@ -379,6 +379,7 @@ def test_a_segment_of_another_log_behind_a_hole_is_not_taken_over(database: Db, 
 def _replace_log(database: Db, documents: list[dict[str, Any]]) -> None:
     database["events"].delete_many({})
     database["counters"].delete_many({})
+    database["log_chain"].delete_many({})
     insert_events(database, documents)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from bson import Int64
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
+from ledgerlake.eventstore.columnar import read_columns
 from ledgerlake.mongo.transactions import UnknownCommit
 from ledgerlake.projections import (
     PROJECTIONS,
@@ -116,7 +118,7 @@ def test_a_stale_runner_can_not_write(database: Db) -> None:
     """It prepared a batch, slept, and another runner has taken the events meanwhile: its batch is dropped."""
     insert_events(database, payment_history(7, 100))
     engine.checkpoints.create(database, PAYMENTS)
-    stale = engine._prepare(database, PAYMENTS, 0, 100)
+    stale = engine._prepare(partial(read_columns, database), PAYMENTS, 0, 100)
     advance(database, PAYMENTS, batch=30)
     before = model(database, PAYMENTS)
     assert engine._commit(database, PAYMENTS, stale) is False
@@ -376,7 +378,7 @@ def test_negative_control_a_checkpoint_outside_the_transaction_counts_twice(data
     statistics = PROJECTIONS["payment_statistics"]
     insert_events(database, payment_history(13, 60))
     engine.checkpoints.create(database, statistics)
-    prepared = engine._prepare(database, statistics, 0, 60)
+    prepared = engine._prepare(partial(read_columns, database), statistics, 0, 60)
     engine._commit(database, statistics, prepared)
     # A crash here, with the checkpoint apart, leaves the model at 60 and the checkpoint at 0.
     database["projections_metadata"].update_one({"_id": statistics.name}, {"$set": {"position": Int64(0)}})

@@ -30,7 +30,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def codes_in(source: str) -> set[str]:
-    return set(re.findall(r'(?:CommandRejected|MoneyError)\(\s*"([a-z_]+)"', source))
+    return set(re.findall(r'(?:CommandRejected|MoneyError|PersonalDataError)\(\s*"([a-z_]+)"', source))
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ def test_an_empty_environment_gives_the_documented_defaults(
     assert settings.database == "ledgerlake"
     assert (settings.segment_size, settings.projection_batch, settings.append_batch) == (100_000, 20_000, 500)
     assert settings.append_linger_ms == 0
+    assert settings.snapshot_every == 100
 
 
 def test_every_variable_is_read() -> None:
@@ -31,6 +32,7 @@ def test_every_variable_is_read() -> None:
             "LEDGERLAKE_PROJECTION_BATCH": "500",
             "LEDGERLAKE_APPEND_BATCH": "50",
             "LEDGERLAKE_APPEND_LINGER_MS": "1.5",
+            "LEDGERLAKE_SNAPSHOT_EVERY": "0",
         }
     )
     assert settings == Settings(
@@ -41,6 +43,7 @@ def test_every_variable_is_read() -> None:
         projection_batch=500,
         append_batch=50,
         append_linger_ms=1.5,
+        snapshot_every=0,
     )
 
 

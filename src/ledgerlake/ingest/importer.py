@@ -153,7 +153,7 @@ class _Sent:
 
 def _finish(
     sent: _Sent, handler: PaymentHandler, rejections: RejectionLog, summary: ImportSummary
-) -> list[Rejection]:
+) -> Sequence[Rejection]:
     parsed = sent.parsed
     outcomes = iter(handler.finish(sent.begun))
     refused: list[Rejection] = []
@@ -162,11 +162,17 @@ def _finish(
     for row, command in parsed:
         if isinstance(command, CommandRejected):
             origin = f"{summary.digest}:{row.line}"
-            refused.append(rejection_of_fields(row.fields, command, origin, summary.file, row.line))
+            refused.append(
+                rejection_of_fields(
+                    row.fields, command, origin, summary.file, row.line, unhashed=rejections.unhashed
+                )
+            )
             continue
         outcome = next(outcomes)
         if isinstance(outcome, CommandRejected):
-            refused.append(rejection_of(command, outcome, summary.file, row.line))
+            refused.append(
+                rejection_of(command, outcome, summary.file, row.line, unhashed=rejections.unhashed)
+            )
             continue
         accepted.append(command)
         if outcome.duplicate:
@@ -176,10 +182,10 @@ def _finish(
             fresh.append(outcome.command_id)
     # In this order: a row of this batch that is refused under an accepted id is not mended by it.
     rejections.resolve(accepted, fresh=fresh)
-    rejections.record(refused)
+    kept = rejections.record(refused)
     summary.rows += len(parsed)
     summary.rejected += len(refused)
-    return refused
+    return kept
 
 
 def _count(summary: ImportSummary, result: CommandResult) -> None:
