@@ -25,10 +25,15 @@ format: setup ## let ruff format and mend what it can
 	$(VENV_PYTHON) -m ruff format .
 	$(VENV_PYTHON) -m ruff check --fix .
 
-# Two workers, a file each at a time; the longest file first, so that nobody waits for it alone at the end.
+# A file at a time for each worker, the longest ones first, so that nobody waits for one of them at the end. Three
+# workers for two cores: they wait for disks and servers as much as they compute.
+LONGEST := integration/test_real_data integration/test_setup integration/test_demo faults/test_kill \
+	integration/test_dagster_commands integration/test_store_model integration/test_store_model_async \
+	faults/test_replica_set faults/test_positions
+
 test: ## run the tests (ARGS='-k money -x' narrows them)
 	@sh scripts/setup.sh --needs-mongodb
-	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile tests/integration/test_real_data.py tests $(ARGS)
+	$(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONGEST:%=tests/%.py) tests $(ARGS)
 
 demo: ## simulated business, or INPUT=FILE, through events, lake, reports and notebook
 	@sh scripts/setup.sh --needs-mongodb

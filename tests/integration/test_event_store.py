@@ -20,7 +20,6 @@ from ledgerlake.eventstore.expected import ANY, NO_STREAM, STREAM_EXISTS, Expect
 from ledgerlake.eventstore.model import (
     Append,
     Appended,
-    CommandIdReused,
     ConcurrencyError,
     EventStoreError,
     LogCorrupted,
@@ -143,16 +142,6 @@ def test_an_event_is_stored_with_exactly_the_fields_of_the_contract(store: Event
     }
 
 
-def test_a_stream_is_read_back_in_version_order(store: EventStore) -> None:
-    store.append(append("p", events=3))
-    store.append(append("q"))
-    store.append(append("p", exact(3)))
-    events = store.read_stream("p")
-    assert [(e.version, e.position) for e in events] == [(1, 1), (2, 2), (3, 3), (4, 5)]
-    assert store.read_stream("nobody") == []
-    assert store.head() == 5
-
-
 @pytest.mark.parametrize(
     ("expected", "on_new", "on_existing"),
     [
@@ -163,83 +152,6 @@ def test_a_stream_is_read_back_in_version_order(store: EventStore) -> None:
         (exact(1), False, False),
     ],
 )
-def test_an_append_is_accepted_only_on_the_version_it_expects(
-    store: EventStore, other: EventStore, expected: ExpectedVersion, on_new: bool, on_existing: bool
-) -> None:
-    other.append(append("existing", events=2))
-    for stream, allowed, actual in (("new", on_new, None), ("existing", on_existing, 2)):
-        if allowed:
-            assert store.append(append(stream, expected)).version == (actual or 0) + 1
-        else:
-            found = "no such stream" if actual is None else f"version {actual}"
-            with pytest.raises(ConcurrencyError, match=rf"'{stream}'.*{found}") as conflict:
-                store.append(append(stream, expected))
-            assert (conflict.value.expected, conflict.value.actual) == (expected, actual)
-
-
-def test_a_version_that_never_existed_is_no_place_to_append(store: EventStore, database: Db) -> None:
-    with pytest.raises(ConcurrencyError):
-        store.append(append("p", exact(7)))
-    assert database["events"].count_documents({}) == 0
-    assert store.head() == 0
-
-
-def test_a_command_is_stored_once_however_often_it_is_sent(
-    store: EventStore, other: EventStore, database: Db
-) -> None:
-    first = store.append(append("p", NO_STREAM, "c", events=2))
-    for again in (store, other, EventStore(database)):
-        assert again.append(append("p", NO_STREAM, "c", events=2)) == Appended("p", 2, 2, duplicate=True)
-    assert first == Appended("p", 2, 2)
-    assert store.head() == 2
-
-
-def test_a_command_id_with_other_content_is_refused(store: EventStore, other: EventStore) -> None:
-    store.append(append("p", command="c"))
-    with pytest.raises(CommandIdReused, match="'c'"):
-        other.append(append("p", command="c", request="different"))
-    with pytest.raises(CommandIdReused):
-        other.append(append("q", command="c"))
-    assert store.head() == 1
-
-
-def test_one_conflict_leaves_the_rest_of_the_batch_alone(
-    store: EventStore, other: EventStore, database: Db
-) -> None:
-    other.append(append("taken", command="t"))
-    outcomes = store.append_many(
-        [
-            append("a", NO_STREAM, "a"),
-            append("taken", NO_STREAM, "x"),
-            append("taken", NO_STREAM, "t"),
-            append("b", NO_STREAM, "b"),
-            append("b", exact(1), "b2"),
-        ]
-    )
-    assert [type(outcome) for outcome in outcomes] == [
-        Appended,
-        ConcurrencyError,
-        Appended,
-        Appended,
-        Appended,
-    ]
-    assert outcomes[2] == Appended("taken", 1, 1, duplicate=True)
-    assert [o.position for o in outcomes if isinstance(o, Appended)] == [2, 1, 3, 4]
-    assert assert_log_is_whole(database) == 4
-
-
-def test_what_was_decided_on_a_refused_append_is_refused_too(store: EventStore, other: EventStore) -> None:
-    """The second append fits the version number, but not the event that the writer thought was there."""
-    other.append(append("p", NO_STREAM, "theirs"))
-    outcomes = store.append_many([append("p", NO_STREAM, "mine"), append("p", exact(1), "mine too")])
-    assert [type(outcome) for outcome in outcomes] == [ConcurrencyError, ConcurrencyError]
-
-
-def test_a_repetition_inside_one_batch_is_stored_once(store: EventStore) -> None:
-    outcomes = store.append_many([append("p", NO_STREAM, "c"), append("p", NO_STREAM, "c")])
-    assert outcomes == [Appended("p", 1, 1), Appended("p", 1, 1, duplicate=True)]
-
-
 def test_positions_have_no_gap_under_many_writers_with_conflicts(database: Db) -> None:
     """Two stores, 16 threads, hot streams, every command sent twice, and a reader that tails the log."""
     stores = [EventStore(database, linger_seconds=linger) for linger in (0, 0.002)]
@@ -281,23 +193,6 @@ def test_positions_have_no_gap_under_many_writers_with_conflicts(database: Db) -
         opened.close()
     assert assert_log_is_whole(database) == 16 * 25
     assert seen == list(range(1, 16 * 25 + 1))
-
-
-def test_closing_flushes_what_was_queued(database: Db) -> None:
-    store = EventStore(database)
-    requests = [store.submit([append(f"p{i}")]) for i in range(200)]
-    store.close()
-    assert sorted(r.wait()[0].position for r in requests) == list(range(1, 201))  # type: ignore[union-attr]
-    with pytest.raises(EventStoreError, match="closed"):
-        store.append(append("late"))
-
-
-def test_too_large_or_empty_a_request_is_refused(store: EventStore) -> None:
-    with pytest.raises(ValueError, match="501"):
-        store.append_many([append(str(i)) for i in range(501)])
-    with pytest.raises(ValueError, match="at least one event"):
-        store.append_many([append("p", events=0)])
-    assert store.append_many([]) == []
 
 
 def test_a_counter_behind_the_log_is_an_error_and_not_a_second_use_of_positions(
@@ -375,13 +270,6 @@ def test_a_subscriber_that_appends_or_gives_up_holds_up_nobody(store: EventStore
         "reaction",
     ]
     assert heard[0] == 1
-
-
-def test_an_event_that_is_too_large_fails_alone(store: EventStore) -> None:
-    large = NewEvent("PaymentProcessed", {"amountMinor": 1, "text": "x" * 1_100_000}, NOON, "c", "c")
-    with pytest.raises(EventStoreError, match="over 1,000,000"):
-        store.append(Append("large", "Payment", [large]))
-    assert store.append(append("small")).position == 1
 
 
 def test_what_the_server_refuses_does_not_fail_the_other_writers_of_its_batch(store: EventStore) -> None:

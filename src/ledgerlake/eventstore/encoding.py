@@ -37,15 +37,24 @@ _LENGTH_BYTES: Final = 4
 _NUMBERS: Final = struct.Struct("<q10sq12sq").pack
 _NUMBERS_AT: Final = _HEAD.size - struct.calcsize("<q10sq12sq")
 
+REQUEST_HASH: Final = "requestHash"
+
 _UTC: Final[CodecOptions[Mapping[str, Any]]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
 def encode(append: Append) -> list[bytes]:
-    """The append's events as documents whose version, position and recordedAt are still to come."""
+    """The append's events as documents whose version, position and recordedAt are still to come.
+
+    Raises:
+        EventTooLarge: an event takes more than MAX_EVENT_BYTES.
+        ValueError: the metadata has the store's own key, by which it tells a repetition from another request.
+    """
     last = len(append.events)
     encoded: list[bytes] = []
     for number, event in enumerate(append.events, start=1):
         metadata: Mapping[str, Any] = event.metadata
+        if REQUEST_HASH in metadata:
+            raise ValueError(f"The metadata key {REQUEST_HASH!r} is the store's own: give request_hash.")
         document: dict[str, Any] = {
             "aggregateId": append.stream_id,
             "aggregateType": append.aggregate_type,
@@ -59,7 +68,7 @@ def encode(append: Append) -> list[bytes]:
         if number == last and append.command_id is not None:
             document["commandId"] = append.command_id
             if append.request_hash is not None:
-                metadata = {**metadata, "requestHash": append.request_hash}
+                metadata = {**metadata, REQUEST_HASH: append.request_hash}
         document["metadata"] = metadata
         document["schemaVersion"] = event.schema_version
         body = bson.encode(document)

@@ -87,10 +87,17 @@ class LogReads:
 
     def log(self, after: int, up_to: int | None, limit: int | None, only: EventFilter) -> Any:
         """A cursor over the documents wanted, in position order; None where none can be."""
+        check_after(after)
         if limit == 0:
             return None
         condition = {"position": _between("$gt", after, up_to), **only.condition()}
         return _limited(self._events.find(condition, sort=[("position", 1)]), limit)
+
+
+def check_after(position: int) -> None:
+    """Raise ValueError for what is no position to read after; 0 is the beginning."""
+    if position < 0:
+        raise ValueError(f"A log is read after position 0 or more, not {position}.")
 
 
 def check_next(event: StoredEvent, expected: int) -> None:

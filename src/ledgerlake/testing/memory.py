@@ -28,6 +28,7 @@ from ledgerlake.eventstore.model import (
     StoredEvent,
     WriteRequest,
 )
+from ledgerlake.eventstore.reading import check_after
 from ledgerlake.eventstore.settlement import Done, settle
 
 
@@ -160,8 +161,9 @@ class InMemoryEventStore:
         limit: int | None = None,
         only: EventFilter = EVERYTHING,
     ) -> Iterator[StoredEvent]:
+        check_after(after)
         with self._lock:
-            documents = self._log[max(after, 0) : up_to if up_to is None else max(up_to, 0)]
+            documents = self._log[after : up_to if up_to is None else max(up_to, 0)]
         wanted = (event for event in map(decode, documents) if only.matches(event))
         yield from itertools.islice(wanted, _checked(limit))
 

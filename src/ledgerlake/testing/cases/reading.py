@@ -95,6 +95,7 @@ class ReadingCases:
         assert list(store.read_all(limit=0)) == []
         refusal(ValueError, store.read_stream, "a", limit=-1)
         refusal(ValueError, lambda: list(store.read_all(limit=-1)))
+        refusal(ValueError, lambda: list(store.read_all(-1)))
 
     def test_several_streams_are_read_at_once(self, store: Store) -> None:
         store.append_many([append("a", events=2), append("b"), append("a"), append("c")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ledgerlake.eventstore.expected import ANY, NO_STREAM, STREAM_EXISTS, after, exact
 from ledgerlake.eventstore.model import (
     Append,
@@ -186,6 +188,12 @@ class WritingCases:
         assert "'large'" in str(error)
         refusal(EventTooLarge, lambda: store.append_atomically([append("small"), large]))
         assert store.append(append("small")) == Appended("small", 1, 1)
+
+    def test_the_metadata_key_of_the_store_itself_is_refused(self, store: Store) -> None:
+        taken = replace(event(), metadata={"requestHash": "mine"})
+        error = refusal(ValueError, lambda: store.append(replace(append("a"), events=[taken])))
+        assert "'requestHash'" in str(error)
+        assert store.head() == 0
 
     def test_a_closed_store_takes_no_more_but_has_stored_what_it_was_given(
         self, store: Store, other: Store
