@@ -16,7 +16,7 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from ledgerlake.eventstore.chain import GENESIS, extend
-from ledgerlake.eventstore.expected import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, after, exact
+from ledgerlake.eventstore.expected import ANY, NO_STREAM, ExpectedVersion, after
 from ledgerlake.eventstore.model import (
     Append,
     Appended,
@@ -142,16 +142,6 @@ def test_an_event_is_stored_with_exactly_the_fields_of_the_contract(store: Event
     }
 
 
-@pytest.mark.parametrize(
-    ("expected", "on_new", "on_existing"),
-    [
-        (NO_STREAM, True, False),
-        (STREAM_EXISTS, False, True),
-        (ANY, True, True),
-        (exact(2), False, True),
-        (exact(1), False, False),
-    ],
-)
 def test_positions_have_no_gap_under_many_writers_with_conflicts(database: Db) -> None:
     """Two stores, 16 threads, hot streams, every command sent twice, and a reader that tails the log."""
     stores = [EventStore(database, linger_seconds=linger) for linger in (0, 0.002)]
