@@ -17,13 +17,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, lake, load, projections
+from benchmarks import append, lake, load, projections, reading
 from benchmarks.measure import Figure, Scale
 from ledgerlake.mongo.embedded import ensure_running, stop
 from ledgerlake.settings import Settings
 
 BENCHMARKS = {
     "append": append.run,
+    "reading": reading.run,
     "import": load.run,
     "lake": lake.run,
     "projections": projections.run,
