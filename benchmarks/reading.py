@@ -6,8 +6,8 @@ import itertools
 import random
 from datetime import UTC, datetime
 
-from benchmarks.measure import Figure, Scale, fill, rate, scratch
 from benchmarks.append import WRITERS, bare_append, by_threads
+from benchmarks.measure import Figure, Scale, fill, rate, scratch
 from ledgerlake.application import LedgerLake
 from ledgerlake.domain.commands import ProcessPayment
 from ledgerlake.domain.money import Money

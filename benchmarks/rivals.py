@@ -36,7 +36,7 @@ def rivals(folder: Path, say: Callable[[str], None]) -> Iterator[dict[str, Write
         ):
             try:
                 found[name] = stack.enter_context(opened(folder))
-            except (Unavailable, ImportError) as missing:
+            except (Unavailable, ImportError, subprocess.CalledProcessError) as missing:
                 say(f"  not measured: {name}: {missing}")
         yield found
 
@@ -59,8 +59,7 @@ def postgresql(folder: Path) -> Iterator[Write]:
     if os.getuid() == 0:  # the server refuses to run as root
         account = {"user": "postgres", "group": "postgres", "extra_groups": []}
         shutil.chown(data, "postgres", "postgres")
-        for parent in (folder, *folder.parents[:-2]):
-            parent.chmod(parent.stat().st_mode | 0o011)
+        folder.chmod(folder.stat().st_mode | 0o011)
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
     port = _free_port()
     subprocess.run(
