@@ -23,7 +23,7 @@ from pymongo.errors import ConnectionFailure
 from pymongo.read_concern import ReadConcern
 
 from ledgerlake.errors import LedgerLakeError
-from ledgerlake.eventstore.archived import ARCHIVE_FILE, NO_ARCHIVE, ArchivedEvents, Place
+from ledgerlake.eventstore.archived import ARCHIVE_FILE, NO_ARCHIVE, ArchivedEvents, Place, may_hold_stubs
 from ledgerlake.eventstore.bson_columns import Ints, Kind, decode, documents, first_batch
 from ledgerlake.eventstore.event_columns import (
     AMOUNT,
@@ -207,9 +207,11 @@ def _read_once(log: _Log, wanted: pa.Schema, after: int, up_to: int) -> pa.Table
 
 def _decode(log: _Log, reply: bytes, starts: Ints, names: tuple[str, ...]) -> pa.Table:
     """The documents of a reply as columns, with the archived events in place of their stubs."""
+    if not may_hold_stubs(reply):
+        return decode_events(reply, starts, names)
     where = decode(reply, starts, {"position": Kind.INTEGER, ARCHIVE_FILE: Kind.INTEGER})
     files = where[ARCHIVE_FILE]
-    if files.null_count == len(files):
+    if files.null_count == len(files):  # the name stood elsewhere in an event
         return decode_events(reply, starts, names)
     is_stub = files.is_valid().to_numpy(zero_copy_only=False)
     stubs = pa.table(where).filter(files.is_valid())
