@@ -232,6 +232,11 @@ def test_a_damaged_or_exchanged_archive_is_found_and_never_read(ledger: LedgerLa
         assert not verify(fresh.db, fresh.lake).ok
 
 
+def test_forgetting_says_that_archived_events_were_not_searched(ledger: LedgerLake) -> None:
+    done = archive(ledger)
+    assert ledger.forget("nobody").archived == done.events
+
+
 def test_a_stub_that_was_tampered_with_is_found(ledger: LedgerLake) -> None:
     archive(ledger)
     [stub] = ledger.db["events"].find({ARCHIVED: {"$exists": True}}, limit=1)

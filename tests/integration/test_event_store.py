@@ -5,15 +5,19 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from bson import Decimal128, Int64, ObjectId
 from bson.codec_options import CodecOptions
+from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
+from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from ledgerlake.eventstore.chain import GENESIS, extend
 from ledgerlake.eventstore.expected import ANY, NO_STREAM, ExpectedVersion, after
@@ -27,6 +31,7 @@ from ledgerlake.eventstore.model import (
     StoredEvent,
 )
 from ledgerlake.eventstore.store import EventStore
+from ledgerlake.settings import Settings
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 Db = Database[dict[str, Any]]
@@ -286,3 +291,39 @@ def test_what_the_server_refuses_does_not_fail_the_other_writers_of_its_batch(st
         except EventStoreError:
             outcomes.append("refused")
     assert outcomes == ["x", "refused", "y", "z"]
+
+
+def test_an_event_that_no_subscriber_could_be_told_of_stops_no_writer(store: EventStore) -> None:
+    store.bus.subscribe(lambda _: None)
+    beyond = replace(event(), data={"at": DatetimeMS(10**16)})  # it can be written, and not be read as a date
+    assert store.append(replace(append("a"), events=[beyond])).position == 1
+    assert store.append(append("b")).position == 2
+
+
+def test_a_repetition_and_a_refusal_wait_for_a_majority_of_what_they_rest_on(
+    settings: Settings, store: EventStore
+) -> None:
+    """Were their transaction aborted, what it has read could still be rolled back."""
+    store.append(append("a", NO_STREAM, "c"))
+    commands: list[str] = []
+
+    class Listener(CommandListener):
+        def started(self, event: CommandStartedEvent) -> None:
+            commands.append(event.command_name)
+
+        def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+        def failed(self, event: CommandFailedEvent) -> None: ...
+
+    client: MongoClient[dict[str, Any]] = MongoClient(
+        settings.mongodb_uri, event_listeners=[Listener()], tz_aware=True
+    )
+    with client, EventStore(client[settings.database]) as another:
+        assert another.append(append("a", NO_STREAM, "c")).duplicate
+        assert commands[-1] == "commitTransaction"
+        commands.clear()
+        with pytest.raises(ConcurrencyError):
+            another.append(append("a", NO_STREAM, "d"))
+        assert commands[-1] == "commitTransaction"
+        assert another.head() == 1
+        assert_chained(client[settings.database])

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -316,3 +317,39 @@ def test_events_of_one_correlation_come_in_the_order_of_the_log(ledger: LedgerLa
         )
     found: list[StoredEvent] = ledger.store.read_correlation("talk")
     assert [each.command_id for each in found] == [f"c{n}" for n in range(5)]
+
+
+def test_what_a_refused_row_says_can_not_blow_up_or_shift_its_audit(
+    ledger: LedgerLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text(
+        "command,command_id,payment_id,organization_id,user_id,amount,currency,occurred_at,reason\n"
+        "refund,huge,p9,acme,u,1e999999999,EUR,2024-01-02T10:00:00,\n"
+    )
+    ledger.import_file(file)
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        [step] = ledger.queries.ask(GetAudit("p9")).steps
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert step.amount == "1e999999999"
+    assert step.occurred_at == datetime(2024, 1, 2, 10, tzinfo=UTC)
+
+
+def test_a_command_that_no_utf8_can_hold_is_refused_and_kept(ledger: LedgerLake) -> None:
+    broken = ProcessPayment(
+        command_id="surrogate",
+        payment_id="p8",
+        organization_id="acme",
+        user_id="\ud800",
+        amount=Money(1, "EUR"),
+        occurred_at=datetime(2024, 1, 2, tzinfo=UTC),
+    )
+    with pytest.raises(CommandRejected):
+        ledger.commands.dispatch(broken)
+    kept = ledger.db["command_rejections"].find_one({"commandId": "surrogate"})
+    assert kept is not None
+    assert kept["userId"] == "\\ud800"

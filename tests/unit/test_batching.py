@@ -23,7 +23,6 @@ class Sent:
         self.write = WriteRequest([Append(f"{name}-{n}", "Thing", [event]) for n in range(appends)])
         self.encoded: list[list[bytes]] = []
         self.size = size
-        self.events = appends
         self.given_up = given_up
 
     def settle(self, outcomes: list[Any]) -> None:

@@ -181,3 +181,13 @@ def test_a_master_key_is_32_bytes_in_base64_and_never_printed(encode: Any, tmp_p
         with pytest.raises(SettingsError, match="32 bytes in base64") as refused:
             Settings.from_env({"LEDGERLAKE_MASTER_KEY": wrong})
         assert wrong not in str(refused.value)
+
+
+def test_a_path_through_a_list_is_followed() -> None:
+    fields = PersonalFields.of(["eventData.payers.name"])
+
+    def put(payers: object) -> object:
+        changed: object = fields.changed(event({"payers": payers}), str.upper).data["payers"]
+        return changed
+
+    assert put([{"name": "ada"}, {"other": "x"}]) == [{"name": "ADA"}, {"other": "x"}]

@@ -200,3 +200,14 @@ def test_every_payment_event_has_a_model_of_the_version_that_the_columns_hold() 
 def test_nothing_in_the_data_can_name_what_reads_it() -> None:
     hostile = json.loads('{"__class__": "os.system", "py/object": "os.system", "seat": "C7"}')
     assert SEATS.read("SeatFreed", 1, hostile) == SeatFreed("C7")
+
+
+def test_an_upcaster_that_returns_nothing_is_an_error_that_names_the_event() -> None:
+    registry = EventRegistry([Model("Opened", 2, dict)], [Upcaster("Opened", 1, lambda data: None)])  # type: ignore[arg-type,return-value]
+    with pytest.raises(UnreadableEvent, match="'Opened' with schema version 1"):
+        registry.upcast("Opened", 1, {})
+
+
+def test_a_currency_that_is_none_is_an_unreadable_event_and_no_advice_to_whoever_types_one() -> None:
+    with pytest.raises(UnreadableEvent, match="repair or restore this event"):
+        read_event("PaymentProcessed", 1, {"amountMinor": 1, "currency": "ZZZ", "attempt": 1})

@@ -42,6 +42,11 @@ def main() -> None:
     except LedgerLakeError as error:
         print(f"ledgerlake: {error}", file=sys.stderr)
         sys.exit(2)
+    except UnicodeEncodeError:
+        if all(argument.isprintable() or argument.isascii() for argument in sys.argv[1:]):
+            raise
+        print("ledgerlake: An argument is no UTF-8 text. Give it in UTF-8.", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         # Looked up, not imported: most of the tool starts without the driver.
         errors = sys.modules.get("pymongo.errors")

@@ -48,3 +48,9 @@ def forget(
             "metadata.userId was not declared personal when they were stored.",
             soft_wrap=True,
         )
+    if done.archived:
+        out.print(
+            f"{done.archived:,} archived events were not searched: what was stored in them under no key, "
+            "as a user id that was not declared personal, stays readable in the lake's archive.",
+            soft_wrap=True,
+        )

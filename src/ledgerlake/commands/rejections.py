@@ -144,6 +144,11 @@ def rejections_middleware(log: RejectionLog) -> Middleware:
     return keep
 
 
+def _storable(text: str) -> str:
+    """The text, cut to what is kept; what no UTF-8 can hold is kept in a form that it can."""
+    return text.encode("utf-8", "backslashreplace").decode()[:_LONGEST_KEPT]
+
+
 def rejection_of(
     command: PaymentCommand,
     rejected: CommandRejected,
@@ -154,19 +159,20 @@ def rejection_of(
 ) -> Rejection:
     """The record of a command, well-formed as such, that the rules refused; `unhashed` are personal."""
     request_hash = command.request_hash(unhashed)
+    payment_id: str | None = getattr(command, "payment_id", None)
     return Rejection(
-        key=rejection_key(command.command_id, request_hash),
+        key=rejection_key(_storable(command.command_id), request_hash),
         request_hash=request_hash,
-        command_id=command.command_id,
+        command_id=_storable(command.command_id),
         command=command.name,
-        payment_id=getattr(command, "payment_id", None),
-        organization_id=command.organization_id,
-        user_id=command.user_id,
+        payment_id=None if payment_id is None else _storable(payment_id),
+        organization_id=_storable(command.organization_id),
+        user_id=None if command.user_id is None else _storable(command.user_id),
         amount=str(command.amount.amount),
         currency=command.amount.currency,
         occurred_at=command.occurred_at.isoformat(),
         reason_code=rejected.code,
-        detail=str(rejected),
+        detail=_storable(str(rejected)),
         file=file,
         line=line,
     )
@@ -190,8 +196,7 @@ def rejection_of_fields(
         value = fields.get(column)
         if value is None or str(value).strip() == "":
             return None
-        # What no UTF-8 can hold is kept in a form that it can.
-        return str(value).strip().encode("utf-8", "backslashreplace").decode()[:_LONGEST_KEPT]
+        return _storable(str(value).strip())
 
     columns = {name: text(name) for name in _COLUMNS}
     content = "".join(f"{name}={value}\n" for name, value in columns.items() if name not in unhashed)
@@ -200,7 +205,7 @@ def rejection_of_fields(
         key=rejection_key(columns["command_id"] or origin, digest),
         request_hash=None,
         reason_code=rejected.code,
-        detail=str(rejected).encode("utf-8", "backslashreplace").decode()[:_LONGEST_KEPT],
+        detail=_storable(str(rejected)),
         file=file,
         line=line,
         **columns,

@@ -69,7 +69,7 @@ class PaymentCommand:
         )
         # Length before value: no two different tuples join to the same text.
         joined = "".join([f"{len(part)}:{part}" for part in content])
-        return hashlib.blake2b(joined.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(joined.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,7 @@ class EventRegistry(Generic[E]):
         upcasted: Data = copy.deepcopy(dict(data))
         for version in range(schema_version, current):
             upcasted = _checked(event_type, version, self._upcasters[event_type, version], dict(upcasted))
+            upcasted = _checked(event_type, version, _a_document, upcasted)
         return upcasted
 
     def read(self, event_type: str, schema_version: int, data: Data) -> E:
@@ -163,13 +164,19 @@ Given = TypeVar("Given")
 def _checked(event_type: str, version: int, function: Callable[[Given], T], data: Given) -> T:
     try:
         return function(data)
-    except LedgerLakeError:
+    except RegistryError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LedgerLakeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UnreadableEvent(
             f"The data of {_name(event_type, version)} can not be read ({type(error).__name__}: {error}).",
             "Events are written by the event store only: repair or restore this event.",
         ) from error
+
+
+def _a_document(upcasted: Data) -> Data:
+    if not isinstance(upcasted, Mapping):
+        raise TypeError(f"its upcaster returns a {type(upcasted).__name__}")
+    return upcasted
 
 
 def _name(event_type: str, version: int) -> str:

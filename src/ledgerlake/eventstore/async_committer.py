@@ -17,13 +17,12 @@ from ledgerlake.mongo.steps import run_async
 class AsyncRequest:
     """What one writer hands over, encoded, and where the outcomes will be."""
 
-    __slots__ = ("_future", "encoded", "events", "size", "write")
+    __slots__ = ("_future", "encoded", "size", "write")
 
     def __init__(self, write: WriteRequest) -> None:
         self.write = write
         self.encoded: Sequence[Sequence[bytes]] = [encode(append) for append in write.appends]
         self.size = total_size(self.encoded)
-        self.events = sum([len(documents) for documents in self.encoded])
         self._future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
@@ -13,17 +14,14 @@ from ledgerlake.eventstore.model import Appended, EventStoreError, EventTooLarge
 from ledgerlake.eventstore.transaction import AppendTransaction
 from ledgerlake.mongo.steps import Steps
 
+log = logging.getLogger(__name__)
+
 MAX_BATCH_BYTES: Final = 2_000_000
 # A request is stored in one command, and MongoDB takes 16 MB in one.
 MAX_REQUEST_BYTES: Final = 12_000_000
 # What may be queued before writers have to wait: many batches, so that the committer never runs dry.
 MAX_QUEUED_APPENDS: Final = 10_000
 MAX_QUEUED_BYTES: Final = 64_000_000
-# A batch takes the whole queue up to so many events, and half of a longer one. The writers of one half are
-# then served while those of the other make and encode their next events; if all were served at once, the
-# server would wait for the writers and the writers for the server, in turns. With fewer events a
-# transaction costs more than what it could overlap with.
-WHOLE_QUEUE_EVENTS: Final = 64
 
 
 class Queued(Protocol):
@@ -37,9 +35,6 @@ class Queued(Protocol):
 
     @property
     def size(self) -> int: ...
-
-    @property
-    def events(self) -> int: ...
 
     @property
     def given_up(self) -> bool:
@@ -73,7 +68,6 @@ class Intake(Generic[Q]):
     def __init__(self, max_appends: int) -> None:
         self._max_appends = max_appends
         self._queue: deque[Q] = deque()
-        self._events = 0
         self._arrived = self._taken = Ticket(0, 0)
 
     def __len__(self) -> int:
@@ -83,7 +77,6 @@ class Intake(Generic[Q]):
         """Queue a request; the ticket tells when its writer may go on."""
         ticket = self._arrived
         self._queue.append(request)
-        self._events += request.events
         self._arrived = Ticket(ticket.appends + len(request.write.appends), ticket.size + request.size)
         return ticket
 
@@ -97,21 +90,18 @@ class Intake(Generic[Q]):
     def take(self) -> list[Q]:
         """The next batch: one request at least, then as many as fit, in order; empty if none is queued."""
         batch: list[Q] = []
-        appends = size = events = 0
+        appends = size = 0
         taken_appends, taken_size = self._taken
-        share = max(WHOLE_QUEUE_EVENTS, self._events // 2)
         while self._queue:
             request = self._queue[0]
             its_appends, its_size = len(request.write.appends), request.size
             if not request.given_up:
                 appends += its_appends
                 size += its_size
-                events += request.events
-                if batch and (appends > self._max_appends or size > MAX_BATCH_BYTES or events > share):
+                if batch and (appends > self._max_appends or size > MAX_BATCH_BYTES):
                     break
                 batch.append(request)
             self._queue.popleft()
-            self._events -= request.events
             taken_appends += its_appends
             taken_size += its_size
         self._taken = Ticket(taken_appends, taken_size)
@@ -124,6 +114,8 @@ def check_request(write: WriteRequest, max_appends: int) -> None:
         raise ValueError(f"{len(write.appends)} appends exceed a batch's {max_appends}.")
     if not all(append.events for append in write.appends):
         raise ValueError("An append holds at least one event.")
+    if not all(append.first_version in (0, 1) for append in write.appends):
+        raise ValueError("A stream starts at version 0 or 1.")
 
 
 def total_size(encoded: Sequence[Sequence[bytes]]) -> int:
@@ -173,7 +165,12 @@ def _commit(
         else:
             request.fail(refusal)
     if committed.documents:
-        on_committed(committed.documents)
+        try:
+            on_committed(committed.documents)
+        except (
+            Exception
+        ):  # it is stored, and a notification is a hint: the next writers must not wait for ever
+            log.exception("Committed events could not be handed to the event bus.")
     return True
 
 

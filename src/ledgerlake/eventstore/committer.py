@@ -18,7 +18,7 @@ from ledgerlake.mongo.steps import run
 class Request:
     """What one writer hands over, encoded on its own thread, and where the outcomes will be."""
 
-    __slots__ = ("_settled", "encoded", "error", "events", "outcomes", "size", "write")
+    __slots__ = ("_settled", "encoded", "error", "outcomes", "size", "write")
 
     given_up = False
 
@@ -26,7 +26,6 @@ class Request:
         self.write = write
         self.encoded: Sequence[Sequence[bytes]] = [encode(append) for append in write.appends]
         self.size = total_size(self.encoded)
-        self.events = sum([len(documents) for documents in self.encoded])
         self.outcomes: list[Outcome] = []
         self.error: BaseException | None = None
         # A bare lock wakes its one waiter at a fraction of the cost of an Event or a Future.

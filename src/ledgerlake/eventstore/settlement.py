@@ -93,14 +93,15 @@ def settle(
             conflict = None if move.allows(at) else CheckpointConflict(move, at)
         results = trial.settle(number, request.appends)
         repeated = [isinstance(result, Appended) and result.duplicate for result in results]
-        if results and all(repeated):
-            # Done before, as a whole, its checkpoint included.
+        done_before = bool(results) and all(repeated)
+        if done_before and (move is None or conflict is not None):
+            # As a whole, its checkpoint included.
             outcomes.append(results)
             continue
         refusals = [result for result in results if not isinstance(result, Appended)]
         if conflict is None and refusals:
             conflict = refusals[0]
-        if conflict is None and any(repeated):
+        if conflict is None and any(repeated) and not done_before:
             part = request.appends[repeated.index(True)]
             assert part.command_id is not None
             conflict = CommandIdReused(part.command_id, part.stream_id)

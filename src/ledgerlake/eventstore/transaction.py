@@ -187,7 +187,12 @@ class AppendTransaction:
             if plan is None:
                 plan = yield from self._plan_read(session, requests, tail)
             if not plan.documents and not plan.settlement.checkpoints:
-                yield session.abort_transaction()
+                # What was read counts once a majority has it: an answer given before that could rest on an
+                # append that is rolled back. So the counter goes back, and the commit waits for a majority.
+                yield self._counters.update_one(
+                    {"_id": COUNTER_ID}, {"$set": counter_fields(tail)}, session=session
+                )
+                yield from commit_steps(session, deadline, self._sleep)
                 return plan
             yield self._counters.update_one(
                 {"_id": COUNTER_ID}, {"$set": counter_fields(plan.tail)}, session=session

@@ -50,10 +50,11 @@ class EventArchive:
         """Where the file of that number lies."""
         return self.folder / f"archive-{file:06d}.parquet"
 
-    def write(self, events: Sequence[tuple[int, bytes]]) -> int:
+    def write(self, events: Sequence[tuple[int, bytes]], above: int = 0) -> int:
         """Store (position, raw BSON) pairs, in position order, as a new file; returns its number.
 
-        The file is on the disk, and was read back, when this returns.
+        The number is above `above`, and above those of the files here. The file is on the disk, and was read
+        back, when this returns.
 
         Raises:
             ArchiveError: it can not be read back as it was written.
@@ -69,7 +70,7 @@ class EventArchive:
         )
         table = pa.table([[position for position, _ in events], [raw for _, raw in events]], schema=schema)
         while True:
-            file = max(self.files(), default=0) + 1
+            file = max(above, *self.files(), 0) + 1
             path = self.path(file)
             with temporary(path) as temp:
                 pq.write_table(

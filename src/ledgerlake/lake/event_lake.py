@@ -206,7 +206,7 @@ class EventLake:
         raise LakeError(
             f"The lake {self.root} holds position {last.to} of another log: {found}.",
             "The database was restored or exchanged. Point LEDGERLAKE_HOME at this database's own lake,"
-            " or move the lake and its reports away and refresh.",
+            " or move the lake (all but its folder archive) and its reports away and refresh.",
         )
 
     def _check_layout(self) -> None:
@@ -218,7 +218,8 @@ class EventLake:
             return
         except (ValueError, KeyError, TypeError) as error:
             raise LakeError(
-                f"{path} is damaged ({error!r}).", "Restore it, or move the lake away."
+                f"{path} is damaged ({error!r}).",
+                "Restore it, or move the lake away, all but its folder archive.",
             ) from error
         if version > FORMAT:
             raise LakeError(
@@ -227,7 +228,8 @@ class EventLake:
         if size != self.segment_size:
             raise LakeError(
                 f"The lake {self.root} has segments of {size} events, not {self.segment_size}.",
-                f"Set LEDGERLAKE_SEGMENT_SIZE={size}, or move the lake away to build it anew.",
+                f"Set LEDGERLAKE_SEGMENT_SIZE={size}, or move the lake away, all but its folder archive, to"
+                " build it anew.",
             )
 
     def _create_layout(self) -> None:

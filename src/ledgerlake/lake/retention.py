@@ -24,7 +24,7 @@ from pymongo.write_concern import WriteConcern
 
 from ledgerlake.domain.events import read_event
 from ledgerlake.domain.payment import NOTHING, Payment, evolve, has_ended
-from ledgerlake.eventstore.archived import ARCHIVED, decode_document, restored, stub
+from ledgerlake.eventstore.archived import ARCHIVE_FILE, ARCHIVED, decode_document, restored, stub
 from ledgerlake.eventstore.bson_columns import documents
 from ledgerlake.eventstore.event_columns import SCHEMA, columns_to_read, decode_events, typed
 from ledgerlake.lake.errors import LakeError
@@ -149,20 +149,27 @@ def _check_against_segments(lake: EventLake, leaving: list[RawBSONDocument]) -> 
     stream = b"".join(document.raw for document in leaving)
     said = typed(decode_events(stream, documents(stream), columns_to_read(SCHEMA)), SCHEMA)
     positions = said["position"].to_numpy()
+    compared = 0
     for info in lake.segments():
         inside = (positions >= info.segment.first) & (positions <= info.to)
         if info.sealed and inside.any():
+            compared += int(inside.sum())
             rows = read_rows(info).take(pa.array(positions[inside] - info.segment.first))
             if not rows.equals(said.filter(pa.array(inside))):
                 raise LakeError(
                     f"{info.path} says something else of an event than the log; nothing of it was archived.",
                     "Run `ledgerlake verify`: it names what differs.",
                 )
+    if compared < len(leaving):
+        raise LakeError("A sealed segment has gone meanwhile.", "Refresh the lake, then archive again.")
 
 
 def _move(db: Database[Document], lake: EventLake, leaving: list[RawBSONDocument]) -> int:
     """Write the archive file, then put stubs in the place of the events; returns the bytes of the stubs."""
-    file = lake.archive.write([(document["position"], bytes(document.raw)) for document in leaving])
+    # Another home's archive, or one that was restored from an older copy, may have given out the next number.
+    last = db["events"].find_one({ARCHIVE_FILE: {"$exists": True}}, sort=[(ARCHIVE_FILE, -1)])
+    above = 0 if last is None else int(last[ARCHIVED]["file"])
+    file = lake.archive.write([(document["position"], bytes(document.raw)) for document in leaving], above)
     log = db.get_collection("events", write_concern=WriteConcern("majority", j=True))
     size = 0
     for first in range(0, len(leaving), _STUBS_AT_ONCE):

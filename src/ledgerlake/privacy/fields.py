@@ -88,9 +88,16 @@ def _changed(document: Mapping[str, Any], keys: Keys, change: Change, path: str)
     path = f"{path}.{name}"
     if not rest:
         return {**document, name: _through(value, change, path)}
-    if not isinstance(value, Mapping):
-        return document
-    return {**document, name: _changed(value, tuple(rest), change, path)}
+    return {**document, name: _within(value, tuple(rest), change, path)}
+
+
+def _within(value: Any, keys: Keys, change: Change, path: str) -> Any:
+    """The value with what lies at `keys` in it, or in each of its parts, changed."""
+    if isinstance(value, Mapping):
+        return _changed(value, keys, change, path)
+    if isinstance(value, list | tuple):
+        return [_within(inner, keys, change, path) for inner in value]
+    return value
 
 
 def _through(value: Any, change: Change, path: str) -> Any:

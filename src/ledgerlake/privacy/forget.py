@@ -8,6 +8,7 @@ from typing import Any
 
 from pymongo.database import Database
 
+from ledgerlake.eventstore.archived import ARCHIVE_FILE
 from ledgerlake.mongo.indexes import EVENTS, REJECTIONS
 from ledgerlake.privacy.protection import Protection
 
@@ -22,12 +23,15 @@ class Forgotten:
         subject: whose key was destroyed; None: there was no key (any more).
         rejections: records of refused commands that named the user in clear, and no longer do.
         events: events with the user's id in clear, which no key protects: it was not declared personal
-            when they were stored. Archived events are not counted.
+            when they were stored. Archived events are not looked at.
+        archived: events that were archived, of whomever. If user ids were not declared personal when they
+            were stored, the archive names them, and nothing takes them out of it.
     """
 
     subject: str | None
     rejections: int
     events: int
+    archived: int
 
 
 def forget(database: Database[dict[str, Any]], personal: Protection, user_id: str) -> Forgotten:
@@ -43,7 +47,8 @@ def forget(database: Database[dict[str, Any]], personal: Protection, user_id: st
     scrubbed = database[REJECTIONS].update_many({"userId": user_id}, {"$set": {"userId": None}})
     if subject is not None:
         log.info("the personal key of subject %s was destroyed", subject)
-    return Forgotten(subject, scrubbed.modified_count, clear_events(database, user_id))
+    archived = database[EVENTS].count_documents({ARCHIVE_FILE: {"$exists": True}})
+    return Forgotten(subject, scrubbed.modified_count, clear_events(database, user_id), archived)
 
 
 def clear_events(database: Database[dict[str, Any]], user_id: str) -> int:

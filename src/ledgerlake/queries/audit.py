@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from ledgerlake.mongo.indexes import REJECTIONS
 from ledgerlake.queries.history import of_payment, unknown
 from ledgerlake.queries.model import AsOf, Db, text
 
+_AMOUNT = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 # In the metadata of every event, and shown in fields of their own, or (the hash) of no use to a reader.
 _NAMED_METADATA = frozenset({"userId", "organizationId", "requestHash"})
 
@@ -162,7 +164,10 @@ def _refused(found: Mapping[str, Any]) -> AuditStep:
 
 
 def _in_order(events: Iterable[AuditStep], refusals: Sequence[AuditStep]) -> Iterator[AuditStep]:
-    """Events in the order of their versions; between them the refusals, each with the state it met."""
+    """Events in the order of their versions; between them refusals, with the state when each was recorded.
+
+    An import records what it refused behind the events of its batch.
+    """
     waiting = sorted(refusals, key=lambda step: step.recorded_at)
     state: StateAfter | None = None
     for event in events:
@@ -175,15 +180,16 @@ def _in_order(events: Iterable[AuditStep], refusals: Sequence[AuditStep]) -> Ite
 
 
 def _as_amount(given: str | None) -> Decimal | str | None:
-    try:
-        amount = None if given is None else Decimal(given)
-    except ArithmeticError:
-        return given
-    return amount if amount is None or amount.is_finite() else given
+    # Whoever sends a row must not decide how many digits are printed: 1e999999 is text.
+    return Decimal(given) if given is not None and _AMOUNT.fullmatch(given) else given
 
 
 def _as_instant(given: str | None) -> datetime | str | None:
     try:
-        return None if given is None else datetime.fromisoformat(given).astimezone(UTC)
+        at = None if given is None else datetime.fromisoformat(given)
+        if at is None:
+            return None
+        # As the import reads it: without a zone it is UTC, wherever this machine stands.
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):
         return given

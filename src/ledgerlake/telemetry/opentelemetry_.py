@@ -118,7 +118,7 @@ class OpenTelemetry:
             "ledgerlake.append.batch_size", "{append}", "appends that one transaction took"
         )
         self._appends = meter.create_counter(
-            "ledgerlake.appends", "{append}", "by outcome: stored, duplicate, conflict, reused, failed"
+            "ledgerlake.appends", "{append}", "by outcome: stored, duplicate, conflict, refused, failed"
         )
         self._commands = meter.create_counter(
             "ledgerlake.commands", "{command}", "by outcome and, where rejected, by reason code"

@@ -29,6 +29,13 @@ class AtomicCases:
         assert stored == [Appended("a", 2, 3), Appended("b", 2, 4), Appended("a", 3, 5)]
         assert assert_whole(other) == 5
 
+    def test_a_repetition_moves_a_checkpoint_that_still_stands_before_it(self, store: Store) -> None:
+        store.append(append("a", NO_STREAM, "c"))
+        for _ in range(2):
+            [again] = store.append_atomically([append("a", NO_STREAM, "c")], CheckpointMove("consumer", 5))
+            assert again == Appended("a", 1, 1, duplicate=True)
+            assert store.checkpoint("consumer") == 5
+
     def test_one_refusal_refuses_them_all(self, store: Store, other: Store) -> None:
         other.append(append("taken", command="used"))
         move = CheckpointMove("consumer", 1, after=0)

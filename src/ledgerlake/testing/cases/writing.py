@@ -189,6 +189,10 @@ class WritingCases:
         refusal(EventTooLarge, lambda: store.append_atomically([append("small"), large]))
         assert store.append(append("small")) == Appended("small", 1, 1)
 
+    def test_a_stream_starts_at_0_or_1_and_nowhere_else(self, store: Store) -> None:
+        refusal(ValueError, lambda: store.append(replace(append("a"), first_version=7)))
+        assert store.head() == 0
+
     def test_the_metadata_key_of_the_store_itself_is_refused(self, store: Store) -> None:
         taken = replace(event(), metadata={"requestHash": "mine"})
         error = refusal(ValueError, lambda: store.append(replace(append("a"), events=[taken])))
