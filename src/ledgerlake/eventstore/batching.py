@@ -114,7 +114,8 @@ def check_request(write: WriteRequest, max_appends: int) -> None:
         raise ValueError(f"{len(write.appends)} appends exceed a batch's {max_appends}.")
     if not all(append.events for append in write.appends):
         raise ValueError("An append holds at least one event.")
-    if not all(append.first_version in (0, 1) for append in write.appends):
+    # Where the stream must exist it says nothing.
+    if any(append.first_version not in (0, 1) and append.expected.allows(None) for append in write.appends):
         raise ValueError("A stream starts at version 0 or 1.")
 
 
