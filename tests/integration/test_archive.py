@@ -195,8 +195,9 @@ class StoredEventAppend:
         from ledgerlake.eventstore.model import Append, NewEvent
 
         e = self.event
+        metadata = {key: value for key, value in e.metadata.items() if key != "requestHash"}
         new = NewEvent(
-            "PaymentFailed", {**e.data, "attempt": 9, "reason": "late"}, e.timestamp, "c", "c", e.metadata
+            "PaymentFailed", {**e.data, "attempt": 9, "reason": "late"}, e.timestamp, "c", "c", metadata
         )
         return Append(e.stream_id, e.aggregate_type, [new], exact(version))
 
