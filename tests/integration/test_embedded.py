@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,18 +271,16 @@ def _hang_up_on_all(listener: socket.socket) -> None:
 
 
 def test_a_port_that_someone_else_took_is_left_to_them(home: Settings) -> None:
-    ensure_running(home)
-    port = status(home).port
-    assert port is not None
+    assert _insert_and_count(home) == 1
     stop(home)
     with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Where another test's server was faster, someone else has it just the same.
-        with suppress(OSError):
-            taken.bind(("127.0.0.1", port))
-            taken.listen()
-            threading.Thread(target=_hang_up_on_all, args=(taken,), daemon=True).start()
-        assert _insert_and_count(home) == 1
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        threading.Thread(target=_hang_up_on_all, args=(taken,), daemon=True).start()
+        port = taken.getsockname()[1]
+        # Not the port that it really served last: another test's server may take that one, and leave it, at any time.
+        (home.mongo_dir / "port").write_text(str(port))
+        assert _insert_and_count(home) == 2
         assert status(home).port != port
 
 
