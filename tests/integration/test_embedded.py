@@ -278,7 +278,7 @@ def test_a_port_that_someone_else_took_is_left_to_them(home: Settings) -> None:
         taken.listen()
         threading.Thread(target=_hang_up_on_all, args=(taken,), daemon=True).start()
         port = taken.getsockname()[1]
-        # Not the port that it really served last: another test's server may take that one, and leave it, at any time.
+        # Not the port that it really served last: another test's server may take, and leave, that one.
         (home.mongo_dir / "port").write_text(str(port))
         assert _insert_and_count(home) == 2
         assert status(home).port != port
