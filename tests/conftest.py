@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from pymongo import WriteConcern
 
 from ledgerlake.settings import Settings
 
@@ -26,6 +28,13 @@ for _variable in [name for name in os.environ if name.startswith("LEDGERLAKE_")]
 
 hypothesis.settings.register_profile("ledgerlake", deadline=None, derandomize=_IN_CI, print_blob=True)
 hypothesis.settings.load_profile("ledgerlake")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Ask for what a run of every day leaves out."""
+    parser.addoption(
+        "--whole-data", action="store_true", help="import all of the shared payment data, which takes minutes"
+    )
 
 
 def require(part: object, reason: str) -> None:
@@ -87,14 +96,26 @@ def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     from ledgerlake.mongo.embedded import ensure_running, stop
 
-    server = Settings(home=tmp_path_factory.mktemp("mongo-home"))
+    server = Settings(home=_in_memory() or tmp_path_factory.mktemp("mongo-home"))
     try:
         yield ensure_running(server, extra_args=("--setParameter", "enableTestCommands=1"))
     finally:
         stop(server)
-        shutil.rmtree(
-            server.home, ignore_errors=True
-        )  # pytest keeps folders of past sessions; this is the big one
+        # pytest keeps folders of past sessions; this is the big one
+        shutil.rmtree(server.home, ignore_errors=True)
+
+
+def _in_memory() -> Path | None:
+    """A folder for a server's data that no disk holds up, where there is room: tests pull no plug.
+
+    What a process leaves behind when it is killed is the same there.
+    """
+    place = Path("/dev/shm")
+    try:
+        roomy = shutil.disk_usage(place).free > 8 * 2**30
+    except OSError:
+        return None
+    return Path(tempfile.mkdtemp(prefix="ledgerlake-tests-", dir=place)) if roomy else None
 
 
 @pytest.fixture
@@ -126,7 +147,7 @@ def database(settings: Settings) -> Iterator[Any]:
     try:
         yield db
     finally:
-        db.client.drop_database(settings.database)
+        db.client.get_database(settings.database, write_concern=WriteConcern(1)).command("dropDatabase")
         db.client.close()
 
 
