@@ -23,6 +23,11 @@ from ledgerlake.settings import Settings
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _PYTHON = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
+# Python as it is, but that it copies a new venv from one made before: that spares pip's own installation.
+_QUICK_PYTHON = """\
+if [ "$1 $2" = "-m venv" ] && [ ! -e "$3" ]; then exec cp -a '{template}' "$3"; fi
+exec '{python}' "$@"
+"""
 
 _PYPROJECT = """
 [build-system]
@@ -76,14 +81,23 @@ def _new_project(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def quick_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("python")
+    subprocess.run([_PYTHON, "-m", "venv", folder / "template"], check=True)
+    _fake(folder, "quick-python", _QUICK_PYTHON.format(template=folder / "template", python=_PYTHON))
+    return str(folder / "quick-python")
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, quick_python: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHON", quick_python)
     return _new_project(tmp_path / "a project")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project on which set-up has been run."""
+    """A project on which set-up has been run, with a venv that it made itself."""
     folder = _new_project(tmp_path_factory.mktemp("setup") / "a project")
     first = _setup(folder)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -96,7 +110,7 @@ def _setup(project: Path, *arguments: str, **environ: str) -> subprocess.Complet
     environment = {
         "HOME": str(project),
         "PATH": os.environ["PATH"],
-        "PYTHON": _PYTHON,
+        "PYTHON": os.environ.get("PYTHON", _PYTHON),
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": (project / "wheels").as_uri(),
@@ -218,7 +232,8 @@ def test_where_python3_is_too_old_another_one_on_path_is_picked(project: Path) -
     tools = _tools(project)
     minor = sys.version_info[1]
     _fake(tools, "python3", '[ "$1" = -V ] && echo Python 3.9.2 || echo 9')
-    _fake(tools, f"python3.{minor}", f'exec "{_PYTHON}" "$@"')
+    (tools / f"python3.{minor}").symlink_to(os.environ["PYTHON"])
+    (tools / "cp").symlink_to(shutil.which("cp") or "cp")
     done = _setup(project, PATH=str(tools), PYTHON="")
     assert done.returncode == 0, done.stderr
     assert f"(python3.{minor})" in done.stdout
@@ -252,7 +267,7 @@ def test_two_at_once_end_with_one_whole_venv(project: Path) -> None:
     environment = {
         "HOME": str(project),
         "PATH": os.environ["PATH"],
-        "PYTHON": _PYTHON,
+        "PYTHON": os.environ["PYTHON"],
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": (project / "wheels").as_uri(),
     }
