@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -231,6 +232,68 @@ def test_concurrent_refunds_never_exceed_the_payment(settings: Settings, databas
     for store in stores:
         store.close()
     assert sorted(outcomes) == ["refund_exceeds_payment"] * 9 + ["refunded"] * 3
+
+
+def test_commands_at_once_load_their_streams_together_and_are_decided_each_by_itself(database: Db) -> None:
+    with EventStore(database) as store:
+        loads: list[list[str]] = []
+        opened, asked = threading.Event(), threading.Event()
+
+        class Held:
+            """The store, whose first load waits until the others have come."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(store, name)
+
+            def read_streams(self, stream_ids: set[str]) -> Any:
+                loads.append(sorted(stream_ids))
+                asked.set()
+                opened.wait()
+                return store.read_streams(stream_ids)
+
+        PaymentHandler(store).handle(pay("paid", "c0"))
+        held: Any = Held()
+        handler = PaymentHandler(held)
+        bus = CommandBus(
+            {RefundPayment: handler.handle, ProcessPayment: handler.handle}, [retry_on_conflict()]
+        )
+        outcomes: dict[str, str] = {}
+
+        def dispatch(command: PaymentCommand) -> None:
+            try:
+                result = bus.dispatch(command)
+                outcomes[command.command_id] = "duplicate" if result.duplicate else "done"
+            except CommandRejected as rejected:
+                outcomes[command.command_id] = rejected.code
+
+        first = threading.Thread(target=dispatch, args=(pay("first", "c1"),))
+        first.start()
+        asked.wait()
+        threads = [
+            threading.Thread(target=dispatch, args=(command,))
+            for command in (
+                pay("paid", "c0"),
+                pay("new", "c2"),
+                refund("paid", "r1", "7.00"),
+                refund("paid", "r2", "7.00"),
+                refund("unknown", "r3"),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        while len(handler._load_one._gathering) < len(threads):
+            time.sleep(0.01)
+        opened.set()
+        for thread in (first, *threads):
+            thread.join()
+        assert loads[:2] == [["first"], ["new", "paid", "unknown"]]
+        assert [outcomes[name] for name in ("c0", "c1", "c2", "r3")] == [
+            "duplicate",
+            "done",
+            "done",
+            "unknown_payment",
+        ]
+        assert sorted((outcomes["r1"], outcomes["r2"])) == ["done", "refund_exceeds_payment"]
 
 
 def test_a_batch_comes_to_the_same_as_its_commands_one_by_one(ledger: LedgerLake) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,8 +28,10 @@ from ledgerlake.eventstore.model import (
     ConcurrencyError,
     EventStoreError,
     EventTooLarge,
+    StoreUnavailable,
 )
 from ledgerlake.eventstore.store import EventStore
+from ledgerlake.eventstore.transaction import AppendTransaction
 from ledgerlake.mongo.connection import open_database
 from ledgerlake.settings import Settings
 from tests.builders import insert_events, payment_history
@@ -278,6 +281,87 @@ def test_closing_flushes_what_waits_in_front_of_a_full_queue_too(
     assert isinstance(first.wait()[0], Appended)
     assert sorted(outcome.position for outcome in outcomes) == list(range(2, 9))
     assert assert_log_is_whole(database) == 8
+
+
+def test_a_committer_that_ends_by_an_error_leaves_nobody_waiting(
+    store: EventStore, database: Db, gate: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends it here is a handler that ends its thread; what was told before stays told."""
+
+    def exits(documents: Any) -> None:
+        raise SystemExit("a handler's")
+
+    monkeypatch.setattr(store._committer, "_on_committed", exits)
+    first = store.submit([append("first")])
+    until(lambda: len(store._committer._intake) == 0)
+    queued = [store.submit([append(f"p{number}")]) for number in range(3)]
+    refused: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            store.append(append("waits"))
+        except EventStoreError as error:
+            refused.append(error)
+
+    # One that waits for a place in the queue, too.
+    monkeypatch.setattr(batching, "MAX_QUEUED_APPENDS", 1)
+    writer = threading.Thread(target=write)
+    writer.start()
+    until(lambda: len(store._committer._intake) == 4)
+
+    gate()
+    assert isinstance(first.wait()[0], Appended)
+    for request in queued:
+        with pytest.raises(StoreUnavailable, match=r"ended by an error \(SystemExit: a handler's\)"):
+            request.wait()
+    writer.join()
+    assert [type(error) for error in refused] == [StoreUnavailable]
+    with pytest.raises(EventStoreError, match="ended by an error"):
+        store.append(append("late"))
+    store.close()
+    assert assert_log_is_whole(database) == 1
+
+
+@pytest.fixture
+def nowhere() -> Iterator[MongoClient[dict[str, Any]]]:
+    """A client of a server that is not there; its port is held, so that none can come."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        client: MongoClient[dict[str, Any]] = MongoClient(
+            "127.0.0.1", held.getsockname()[1], serverSelectionTimeoutMS=50
+        )
+        yield client
+        client.close()
+
+
+def test_closing_without_mongodb_tries_one_batch_and_tells_the_rest(
+    nowhere: MongoClient[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transaction = AppendTransaction(nowhere["nothing"], give_up_after=0.0)
+    opened = threading.Event()
+    tried: list[int] = []
+    commit = transaction.commit
+
+    def held(requests: Any) -> Any:
+        tried.append(len(requests))
+        opened.wait()
+        return commit(requests)
+
+    monkeypatch.setattr(transaction, "commit", held)
+    store = EventStore(nowhere["nothing"], max_batch=1, transaction=transaction)
+    requests = [store.submit([append(f"p{number}")]) for number in range(5)]
+    until(lambda: len(store._committer._intake) == 4)
+    closer = threading.Thread(target=store.close)
+    closer.start()
+    until(lambda: store._committer._closing)
+    opened.set()
+    closer.join()
+    assert tried == [1]
+    with pytest.raises(StoreUnavailable, match="MongoDB did not confirm the append in time"):
+        requests[0].wait()
+    for request in requests[1:]:
+        with pytest.raises(StoreUnavailable, match="closed while MongoDB did not confirm"):
+            request.wait()
 
 
 def test_a_request_of_many_megabytes_is_stored_whole_and_a_larger_one_refused(store: EventStore) -> None:

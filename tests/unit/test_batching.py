@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from ledgerlake.eventstore import batching
-from ledgerlake.eventstore.batching import Intake, check_request, total_size
-from ledgerlake.eventstore.model import Append, EventTooLarge, NewEvent, WriteRequest
+from ledgerlake.eventstore.batching import Intake, check_request, commit_batch, total_size
+from ledgerlake.eventstore.model import Append, EventTooLarge, NewEvent, StoreUnavailable, WriteRequest
+from ledgerlake.eventstore.transaction import Committed
+from ledgerlake.mongo.steps import Steps, run
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -95,3 +98,44 @@ def test_a_request_that_no_transaction_takes_is_refused() -> None:
     assert total_size([[b"12", b"3"], [b"4"]]) == 4
     with pytest.raises(EventTooLarge, match="12,000,001"):
         total_size([[bytes(12_000_000)], [b"1"]])
+
+
+class Server:
+    """Takes requests one by one only, and after the second one nothing more."""
+
+    def __init__(self) -> None:
+        self.tried: list[list[str]] = []
+
+    def commit(self, batch: list[Told]) -> Steps[Committed]:
+        self.tried.append([request.name for request in batch])
+        yield None
+        if len(batch) > 1:
+            raise OperationFailure("too much")
+        if batch[0].name == "refused":
+            raise OperationFailure("no")
+        if batch[0].name == "late":
+            raise StoreUnavailable("gone")
+        return Committed([[] for _ in batch], {}, [])
+
+
+class Told(Sent):
+    """A request that keeps what it is told."""
+
+    told: Any = None
+
+    def settle(self, outcomes: list[Any]) -> None:
+        assert outcomes == []
+        self.told = "stored"
+
+    def fail(self, error: BaseException) -> None:
+        self.told = str(error)
+
+
+def test_of_a_batch_taken_apart_the_rest_is_not_tried_once_mongodb_is_gone() -> None:
+    server: Any = Server()
+    batch = [Told(name) for name in ("a", "refused", "b", "late", "c", "d")]
+    assert run(commit_batch(server, batch, lambda documents: None)) is False
+    assert server.tried[1:] == [["a"], ["refused"], ["b"], ["late"]]
+    refusal = "MongoDB refused the append (OperationFailure: no)."
+    assert [request.told for request in batch] == ["stored", refusal, "stored", "gone", "gone", "gone"]
+    assert run(commit_batch(server, batch[:3], lambda documents: None)) is True

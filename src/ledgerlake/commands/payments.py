@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ledgerlake.commands.grouping import Grouped
 from ledgerlake.commands.model import CommandOutcome, CommandResult
 from ledgerlake.commands.streams import SNAPSHOT, Stream, append_of, done, fold
 from ledgerlake.domain.commands import PaymentCommand
-from ledgerlake.domain.payment import Command, CommandRejected, decide, evolve
+from ledgerlake.domain.payment import Command, CommandRejected, Payment, decide, evolve
 from ledgerlake.eventstore.contract import EventReader, EventWriter, Pending
 from ledgerlake.eventstore.expected import after
 from ledgerlake.eventstore.model import (
@@ -61,15 +62,18 @@ class PaymentHandler:
         self._store = store
         self._personal = personal
         self._snapshots = snapshots
+        self._load_one: Grouped[str, Loaded[Payment] | None] = Grouped(self._read_each)
 
     def handle(self, command: Command) -> CommandResult:
-        """Do one command, once.
+        """Do one command, once. Commands of several threads load their streams together.
 
         Raises:
             CommandRejected: the rules refuse it, or its id was used for something else.
             ConcurrencyError: another writer was first; handle it again.
         """
-        outcome = self._settle(self.begin([command]))[0]
+        loaded = self._load_one(command.stream_id)
+        streams = {} if loaded is None else self._folded({command.stream_id: loaded})
+        outcome = self._settle(self._begin([command], streams))[0]
         if isinstance(outcome, CommandResult):
             return outcome
         raise outcome
@@ -87,7 +91,9 @@ class PaymentHandler:
         Until then no other batch may be begun that shares a stream with this one: it would be decided on
         a state that may not come about.
         """
-        streams = self._load({command.stream_id for command in commands})
+        return self._begin(commands, self._load({command.stream_id for command in commands}))
+
+    def _begin(self, commands: Sequence[Command], streams: dict[str, Stream]) -> Begun:
         decided: list[CommandOutcome | ConcurrencyError | None] = [None] * len(commands)
         appends: list[Append] = []
         owners: list[int] = []
@@ -174,13 +180,23 @@ class PaymentHandler:
         ]
 
     def _load(self, stream_ids: set[str]) -> dict[str, Stream]:
-        if self._snapshots is None:
-            read = self._store.read_streams(stream_ids)
-            return {stream_id: fold(Loaded(None, events)) for stream_id, events in read.items()}
-        loaded = self._snapshots.load(self._store, stream_ids, SNAPSHOT)
+        return self._folded(self._read(stream_ids))
+
+    def _read(self, stream_ids: set[str]) -> dict[str, Loaded[Payment]]:
+        if self._snapshots is not None:
+            return self._snapshots.load(self._store, stream_ids, SNAPSHOT)
+        read = self._store.read_streams(stream_ids)
+        return {stream_id: Loaded(None, events) for stream_id, events in read.items()}
+
+    def _read_each(self, stream_ids: Sequence[str]) -> list[Loaded[Payment] | None]:
+        read = self._read(set(stream_ids))
+        return [read.get(stream_id) for stream_id in stream_ids]
+
+    def _folded(self, loaded: Mapping[str, Loaded[Payment]]) -> dict[str, Stream]:
         streams = {stream_id: fold(each) for stream_id, each in loaded.items()}
-        for stream_id, each in loaded.items():
-            self._snapshots.loaded(SNAPSHOT, each, streams[stream_id].state)
+        if self._snapshots is not None:
+            for stream_id, each in loaded.items():
+                self._snapshots.loaded(SNAPSHOT, each, streams[stream_id].state)
         return streams
 
 

@@ -17,6 +17,7 @@ from pymongo import UpdateOne
 from pymongo.database import Database
 
 from ledgerlake.commands.bus import Handler, Middleware
+from ledgerlake.commands.grouping import Grouped
 from ledgerlake.commands.model import CommandResult
 from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.payment import CommandRejected
@@ -132,13 +133,20 @@ class RejectionLog:
 def rejections_middleware(log: RejectionLog) -> Middleware:
     """Keep what the rules refuse, and clear what they accept on another try."""
 
+    def cleared(accepted: Sequence[tuple[PaymentCommand, bool]]) -> list[None]:
+        fresh = [command.command_id for command, duplicate in accepted if not duplicate]
+        log.resolve([command for command, _ in accepted], fresh=fresh)
+        return [None] * len(accepted)
+
+    clear = Grouped(cleared)
+
     def keep(command: PaymentCommand, handle: Handler) -> CommandResult:
         try:
             result = handle(command)
         except CommandRejected as rejected:
             log.record([rejection_of(command, rejected, unhashed=log.unhashed)])
             raise
-        log.resolve([command], fresh=() if result.duplicate else [command.command_id])
+        clear((command, result.duplicate))
         return result
 
     return keep

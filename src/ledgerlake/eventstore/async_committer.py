@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from bson.raw_bson import RawBSONDocument
 
-from ledgerlake.eventstore.batching import Intake, Ticket, check_request, commit_batch, total_size
+from ledgerlake.eventstore.batching import (
+    CLOSED_UNCONFIRMED,
+    Intake,
+    Ticket,
+    check_request,
+    commit_batch,
+    total_size,
+    unconfirmed,
+)
 from ledgerlake.eventstore.encoding import encode
 from ledgerlake.eventstore.model import EventStoreError, Outcome, StoreUnavailable, WriteRequest
 from ledgerlake.eventstore.transaction import AppendTransaction
 from ledgerlake.mongo.steps import run_async
+
+log = logging.getLogger(__name__)
 
 
 class AsyncRequest:
@@ -75,6 +86,7 @@ class AsyncGroupCommitter:
         self._waiting: list[tuple[Ticket, asyncio.Future[None]]] = []
         self._want = 1
         self._closing = False
+        self._ended = "The event store is closed."
         self._task: asyncio.Task[None] | None = None
 
     async def submit(self, write: WriteRequest) -> AsyncRequest:
@@ -88,7 +100,7 @@ class AsyncGroupCommitter:
             request.settle([])
             return request
         if self._closing:
-            raise EventStoreError("The event store is closed.", "Open it again to append.")
+            raise EventStoreError(self._ended, "Open it again to append.")
         if self._task is None:
             self._task = asyncio.create_task(self._serve(), name="ledgerlake-committer")
         ticket = self._intake.put(request)
@@ -105,7 +117,7 @@ class AsyncGroupCommitter:
         return request
 
     async def close(self) -> None:
-        """Commit what is queued, then end the task."""
+        """Commit what is queued, then end the task, as GroupCommitter.close does."""
         self._closing = True
         self._arrived.set()
         if self._task is not None:
@@ -115,17 +127,29 @@ class AsyncGroupCommitter:
     async def _serve(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        writers = 1
+        batch: list[AsyncRequest] = []
+        error = unconfirmed(CLOSED_UNCONFIRMED)
         try:
             # A cancellation inside of a batch is told to its writers, and then ends the task.
-            while not task.cancelling() and (batch := await self._next_batch(writers)):
-                writers = len(batch)
-                await run_async(commit_batch(self._transaction, batch, self._on_committed))
+            while not task.cancelling() and (batch := await self._next_batch(len(batch))):
+                confirmed = await run_async(commit_batch(self._transaction, batch, self._on_committed))
+                if self._closing and not confirmed:
+                    break
+            if task.cancelling():
+                error = _cut_off()
+        except Exception as died:
+            log.critical("The event store's committer has ended by an error.", exc_info=True)
+            self._ended = f"The event store has ended by an error ({type(died).__name__}: {died})."
+            error = unconfirmed(self._ended)
+        except BaseException:
+            error = _cut_off()
+            raise
         finally:
             self._closing = True
-            while batch := self._intake.take():
-                for request in batch:
-                    request.fail(_cut_off())
+            while queued := self._intake.take():
+                batch = [*batch, *queued]
+            for request in batch:
+                request.fail(error)
             self._admit()
 
     async def _next_batch(self, writers: int) -> list[AsyncRequest]:
@@ -159,7 +183,4 @@ class AsyncGroupCommitter:
 
 
 def _cut_off() -> StoreUnavailable:
-    return StoreUnavailable(
-        "The event loop ended before the append was confirmed.",
-        "Send the same commands again, with the same command ids: none happens twice.",
-    )
+    return unconfirmed("The event loop ended before the append was confirmed.")

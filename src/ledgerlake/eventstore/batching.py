@@ -10,18 +10,30 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import PyMongoError
 
-from ledgerlake.eventstore.model import Appended, EventStoreError, EventTooLarge, Outcome, WriteRequest
+from ledgerlake.eventstore.model import (
+    Appended,
+    EventStoreError,
+    EventTooLarge,
+    Outcome,
+    StoreUnavailable,
+    WriteRequest,
+)
 from ledgerlake.eventstore.transaction import AppendTransaction
 from ledgerlake.mongo.steps import Steps
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH_BYTES: Final = 2_000_000
+# How long writers that were served together are waited for. Without it they come in two halves, each of which
+# waits while the other is committed: twice as many transactions, of half the size.
+LINGER_SECONDS: Final = 0.001
 # A request is stored in one command, and MongoDB takes 16 MB in one.
 MAX_REQUEST_BYTES: Final = 12_000_000
 # What may be queued before writers have to wait: many batches, so that the committer never runs dry.
 MAX_QUEUED_APPENDS: Final = 10_000
 MAX_QUEUED_BYTES: Final = 64_000_000
+
+CLOSED_UNCONFIRMED: Final = "The event store was closed while MongoDB did not confirm appends."
 
 
 class Queued(Protocol):
@@ -134,31 +146,44 @@ def commit_batch(
     transaction: AppendTransaction,
     batch: Sequence[Queued],
     on_committed: Callable[[list[RawBSONDocument]], None],
-) -> Steps[None]:
-    """Commit a batch and settle its requests, whatever happens."""
-    if not (yield from _commit(transaction, batch, on_committed, whole=True)):
+) -> Steps[bool]:
+    """Commit a batch and settle its requests, whatever happens.
+
+    Returns False if MongoDB did not confirm it in time: what is queued behind it would wait as long.
+    """
+    error = yield from _commit(transaction, batch, on_committed)
+    if isinstance(error, PyMongoError) and len(batch) > 1:
         # One of them is what the server does not take: the others must not fail with it.
-        for request in batch:
-            yield from _commit(transaction, [request], on_committed, whole=False)
+        for number, request in enumerate(batch):
+            error = yield from _commit(transaction, [request], on_committed)
+            if isinstance(error, StoreUnavailable):
+                _fail(batch[number:], error)
+                return False
+            if error is not None:
+                _fail([request], error)
+        return True
+    if error is not None:
+        _fail(batch, error)
+    return not isinstance(error, StoreUnavailable)
+
+
+def unconfirmed(why: str) -> StoreUnavailable:
+    """What requests are told that nobody will commit any more, or that may be committed and may not."""
+    return StoreUnavailable(
+        why, "Send the same commands again, with the same command ids: none happens twice."
+    )
 
 
 def _commit(
     transaction: AppendTransaction,
     batch: Sequence[Queued],
     on_committed: Callable[[list[RawBSONDocument]], None],
-    *,
-    whole: bool,
-) -> Steps[bool]:
-    """Commit and settle; False if the server refused the batch, and it may be taken apart."""
+) -> Steps[BaseException | None]:
+    """Commit and settle; returns the error if there was one, and then nobody has been told yet."""
     try:
         committed = yield from transaction.commit(batch)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the writers that wait must hear it
-        refused = isinstance(error, PyMongoError)
-        if refused and whole and len(batch) > 1:
-            return False
-        for request in batch:
-            request.fail(_refusal(error) if isinstance(error, PyMongoError) else error)
-        return True
+        return error
     for number, (request, outcomes) in enumerate(zip(batch, committed.outcomes, strict=True)):
         refusal = committed.refused.get(number)
         if refusal is None or isinstance(refusal, Appended):
@@ -172,7 +197,12 @@ def _commit(
             Exception
         ):  # it is stored, and a notification is a hint: the next writers must not wait for ever
             log.exception("Committed events could not be handed to the event bus.")
-    return True
+    return None
+
+
+def _fail(batch: Sequence[Queued], error: BaseException) -> None:
+    for request in batch:
+        request.fail(_refusal(error) if isinstance(error, PyMongoError) else error)
 
 
 def _refusal(error: PyMongoError) -> EventStoreError:
