@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,23 @@ from pymongo.database import Database
 
 from ledgerlake.application import LedgerLake
 from ledgerlake.domain.payment import Status
-from ledgerlake.eventstore.archived import ARCHIVED, ArchiveError
-from ledgerlake.eventstore.expected import exact
+from ledgerlake.eventstore.archived import ARCHIVED, ArchivedEvents, ArchiveError, Place
+from ledgerlake.eventstore.async_store import AsyncEventStore
+from ledgerlake.eventstore.expected import ANY, exact
 from ledgerlake.eventstore.filter import EventFilter
 from ledgerlake.eventstore.model import StoredEvent
 from ledgerlake.eventstore.store import EventStore
+from ledgerlake.lake import retention, segments
 from ledgerlake.lake.retention import Archived, archive_streams
+from ledgerlake.lake.segments import SegmentInfo
 from ledgerlake.lake.tables import refresh_tables
-from ledgerlake.projections import PROJECTIONS, advance, reset
-from ledgerlake.reconciliation import verify
+from ledgerlake.mongo.connection import open_async_database
+from ledgerlake.projections import PROJECTIONS, advance
+from ledgerlake.projections.rebuild import rebuild
+from ledgerlake.reconciliation import NotedHead, archived, verify
 from ledgerlake.settings import Settings
 from ledgerlake.simulation import simulate
+from tests.folding import Models, stored
 
 BEFORE = datetime(2026, 4, 1, tzinfo=UTC)
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
@@ -104,6 +112,55 @@ def test_reads_of_every_kind_are_the_same_before_and_after(ledger: LedgerLake) -
     assert list(store.read_all(only=wanted)) == [e for e in before if wanted.matches(e)]
 
 
+class NotOnTheLoop:
+    """The archive, for readers on another thread than the one that it was made on."""
+
+    def __init__(self, archive: ArchivedEvents) -> None:
+        self.archive = archive
+        self.loop = threading.get_ident()
+        self.fetched = 0
+
+    def fetch(self, places: Sequence[Place]) -> list[bytes]:
+        assert threading.get_ident() != self.loop
+        self.fetched += 1
+        return self.archive.fetch(places)
+
+
+def test_asyncio_reads_the_archive_on_a_thread(ledger: LedgerLake) -> None:
+    async def scenario() -> None:
+        database = await open_async_database(ledger.settings)
+        elsewhere = NotOnTheLoop(ledger.archive)
+        try:
+            async with AsyncEventStore(database, archive=elsewhere) as store:
+                assert [event async for event in store.read_all()] == before
+                assert await store.read_stream(one.stream_id) == ledger.store.read_stream(one.stream_id)
+                assert (await store.read_streams([one.stream_id]))[one.stream_id][0] == one
+                assert one in await store.read_correlation(one.correlation_id)
+                assert await store.find_commands([str(one.command_id)]) == {one.command_id: one}
+                assert elsewhere.fetched > 4
+        finally:
+            await database.client.close()
+
+    before = log(ledger.store)
+    archive(ledger)
+    stub = ledger.db["events"].find_one({ARCHIVED: {"$exists": True}, "version": 1})
+    assert stub is not None
+    one = before[stub["position"] - 1]
+    asyncio.run(scenario())
+
+
+def test_a_log_with_archived_events_whose_counter_is_lost_is_chained_as_it_was(ledger: LedgerLake) -> None:
+    archive(ledger)
+    before = ledger.db["counters"].find_one({"_id": "events"})
+    assert before is not None
+    ledger.db["log_chain"].delete_many({})
+    ledger.db["counters"].delete_one({"_id": "events"})
+    with LedgerLake.open(ledger.settings) as fresh:
+        fresh.store.append(StoredEventAppend(log(fresh.store)[0]).after(None))
+        noted = NotedHead(before["position"], before["chain"])
+        assert fresh.verify(noted=noted).checks[1].ok
+
+
 def test_only_streams_that_have_ended_leave(ledger: LedgerLake) -> None:
     before = middle(ledger)
     # No refund window is over: only what was refunded whole has ended.
@@ -146,23 +203,60 @@ def test_verify_covers_both_and_a_second_run_finds_nothing(ledger: LedgerLake) -
     after = verify(ledger.db, ledger.lake)
     assert after.ok, after
     assert {c.name: c.actual for c in after.checks} == totals
-    [archived] = [check for check in after.checks if check.name == "archived events"]
-    assert f"{done.events:,} events" in archived.detail
+    [check] = [check for check in after.checks if check.name == "archived events"]
+    assert f"{done.events:,} events" in check.detail
     again = archive(ledger)
     assert (again.events, again.files) == (0, 0)
 
 
+def test_what_is_held_at_once_is_bounded_and_no_segment_is_read_for_every_few_streams(
+    ledger: LedgerLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def read_rows(info: SegmentInfo) -> Any:
+        read.append(info.path.name)
+        return segments.read_rows(info)
+
+    monkeypatch.setattr(retention, "read_rows", read_rows)
+    monkeypatch.setattr(retention, "_STREAMS_AT_ONCE", 20)
+    whole = archive(ledger, dry_run=True)
+    assert whole.streams > 3 * 20
+    assert len(read) == len(set(read)) > 1
+
+    read.clear()
+    bound = whole.bytes_before // 3
+    monkeypatch.setattr(retention, "_BYTES_A_FILE", bound)
+    done = archive(ledger)
+    assert (done.streams, done.events, done.files) == (whole.streams, whole.events, 3)
+    assert len(read) <= 3 * len(set(read))
+    sizes = [
+        sum(len(raw) for _, raws in ledger.lake.archive.events(file) for raw in raws)
+        for file in ledger.lake.archive.files()
+    ]
+    assert all(size < bound + 20_000 for size in sizes)
+    assert sum(sizes) == whole.bytes_before
+
+    monkeypatch.setattr(archived, "_AT_ONCE", 50)
+    with ledger.db.client.start_session(snapshot=True) as session:
+        rows = [
+            table.num_rows for table in archived.ArchivedPart(ledger.db, session, ledger.archive).tables()
+        ]
+    assert (sum(rows), max(rows)) == (done.events, 50)
+    assert verify(ledger.db, ledger.lake).ok
+
+
 def test_projections_and_the_lake_are_filled_anew_from_both(ledger: LedgerLake) -> None:
-    def models() -> dict[str, list[Any]]:
-        return {name: list(ledger.db[name].find({}, sort=[("_id", 1)])) for name in PROJECTIONS}
+    def models() -> dict[str, Models]:
+        return {name: stored(ledger.db, projection) for name, projection in PROJECTIONS.items()}
 
     before = models()
     segments = {path.name: path.read_bytes() for path in ledger.lake.events_dir.glob("*.parquet")}
     assert archive(ledger).events
     for projection in PROJECTIONS.values():
-        reset(ledger.db, projection)
         with pytest.raises(Exception, match="was archived, and this reader was given no archive"):
-            advance(ledger.db, projection)
+            rebuild(ledger.db, projection)
+        ledger.rebuild_projection(projection.name)
     for path in ledger.lake.events_dir.glob("*.parquet"):
         path.unlink()
     refresh(ledger)
@@ -191,7 +285,7 @@ class StoredEventAppend:
     def __init__(self, event: StoredEvent) -> None:
         self.event = event
 
-    def after(self, version: int) -> Any:
+    def after(self, version: int | None) -> Any:
         from ledgerlake.eventstore.model import Append, NewEvent
 
         e = self.event
@@ -199,14 +293,14 @@ class StoredEventAppend:
         new = NewEvent(
             "PaymentFailed", {**e.data, "attempt": 9, "reason": "late"}, e.timestamp, "c", "c", metadata
         )
-        return Append(e.stream_id, e.aggregate_type, [new], exact(version))
+        return Append(e.stream_id, e.aggregate_type, [new], ANY if version is None else exact(version))
 
 
 def test_a_damaged_or_exchanged_archive_is_found_and_never_read(ledger: LedgerLake) -> None:
     archive(ledger)
-    archived = ledger.lake.archive
-    file = archived.files()[0]
-    path = archived.path(file)
+    kept = ledger.lake.archive
+    file = kept.files()[0]
+    path = kept.path(file)
     good = path.read_bytes()
     for damage in (b"", good[: len(good) // 2], good[:5_000] + bytes([good[5_000] ^ 1]) + good[5_001:]):
         path.write_bytes(damage)
@@ -220,13 +314,13 @@ def test_a_damaged_or_exchanged_archive_is_found_and_never_read(ledger: LedgerLa
     path.write_bytes(good)
     # Another event in the place of one, with a checksum that fits: the digest tells.
     events = [
-        (p, raw) for positions, raws in archived.events(file) for p, raw in zip(positions, raws, strict=True)
+        (p, raw) for positions, raws in kept.events(file) for p, raw in zip(positions, raws, strict=True)
     ]
     changed = bson.decode(events[0][1])
     changed["eventData"]["amountMinor"] += 1
     events[0] = (events[0][0], bson.encode(changed))
     path.unlink()
-    assert archived.write(events) == file
+    assert kept.write(events) == file
     with LedgerLake.open(ledger.settings) as fresh:
         with pytest.raises(ArchiveError, match="holds another event"):
             log(fresh.store)
@@ -253,7 +347,7 @@ import sys
 from datetime import datetime, timedelta
 from ledgerlake.application import LedgerLake
 from ledgerlake.lake import retention
-retention._STREAMS_AT_ONCE, retention._STUBS_AT_ONCE = 40, 7
+retention._STREAMS_AT_ONCE, retention._BYTES_A_FILE, retention._STUBS_AT_ONCE = 40, 20_000, 7
 with LedgerLake.open() as ledger:
     before = datetime.fromisoformat(sys.argv[1])
     print("ready", flush=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from pymongo import AsyncMongoClient
 from pymongo.database import Database
 
 from ledgerlake.eventstore import batching
@@ -26,6 +28,7 @@ from ledgerlake.eventstore.model import (
     StoreUnavailable,
 )
 from ledgerlake.eventstore.store import EventStore
+from ledgerlake.eventstore.transaction import AppendTransaction
 from ledgerlake.mongo.connection import open_async_database
 from ledgerlake.settings import Settings
 from tests.integration.test_event_store import append, assert_log_is_whole
@@ -252,6 +255,55 @@ def test_writers_wait_where_a_full_queue_is_ahead_of_them_and_may_give_up(
 
     run(settings, scenario)
     assert assert_log_is_whole(database) == 12
+
+
+def test_a_committer_that_ends_by_an_error_leaves_nobody_waiting(settings: Settings, database: Db) -> None:
+    async def scenario(store: AsyncEventStore) -> None:
+        begun, gate = held_back(store)
+        first = await store.submit([append("first")])
+        await begun.wait()
+        queued = [await store.submit([append(f"p{number}")]) for number in range(3)]
+
+        async def broken(writers: int) -> Any:
+            raise RuntimeError("a fault of ours")
+
+        store._committer._next_batch = broken  # type: ignore[method-assign]
+        gate.set()
+        assert isinstance((await first.wait())[0], Appended)
+        for request in queued:
+            with pytest.raises(StoreUnavailable, match="a fault of ours"):
+                await request.wait()
+        with pytest.raises(EventStoreError, match="ended by an error"):
+            await store.append(append("late"))
+
+    run(settings, scenario)
+    assert assert_log_is_whole(database) == 1
+
+
+def test_closing_without_mongodb_tries_one_batch_and_tells_the_rest() -> None:
+    async def main() -> list[Any]:
+        with socket.socket() as held:  # so that no server can come
+            held.bind(("127.0.0.1", 0))
+            client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+                "127.0.0.1", held.getsockname()[1], serverSelectionTimeoutMS=50
+            )
+            transaction = AppendTransaction(client["nothing"], sleep=asyncio.sleep, give_up_after=0.0)
+            store = AsyncEventStore(client["nothing"], max_batch=1, transaction=transaction)
+            begun, gate = held_back(store)
+            requests = [await store.submit([append(f"p{number}")]) for number in range(5)]
+            await begun.wait()
+            closing = asyncio.create_task(store.close())
+            await asyncio.sleep(0)
+            gate.set()
+            await closing
+            told = await asyncio.gather(*(request.wait() for request in requests), return_exceptions=True)
+            await client.close()
+            return told
+
+    first, *rest = asyncio.run(main())
+    assert isinstance(first, StoreUnavailable)
+    assert "MongoDB did not confirm the append in time" in str(first)
+    assert {str(each).split(" Send")[0] for each in rest} == {batching.CLOSED_UNCONFIRMED}
 
 
 @pytest.mark.parametrize(

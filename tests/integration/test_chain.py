@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -18,16 +19,16 @@ from typer.testing import CliRunner
 from ledgerlake.application import LedgerLake
 from ledgerlake.cli import app
 from ledgerlake.eventstore.chain import LINK_EVERY
-from ledgerlake.eventstore.model import Append, NewEvent
+from ledgerlake.eventstore.expected import NO_STREAM
+from ledgerlake.eventstore.model import Append, ConcurrencyError, NewEvent
 from ledgerlake.eventstore.store import EventStore
 from ledgerlake.mongo.connection import open_database
 from ledgerlake.mongo.decimal128 import decimal128
 from ledgerlake.reconciliation import NotedHead, chain
-from ledgerlake.reconciliation.chain import BadHeadError, check_chain
-from ledgerlake.reconciliation.log import Log
+from ledgerlake.reconciliation.chain import BadHeadError
 from ledgerlake.reconciliation.model import Check
 from ledgerlake.settings import Settings
-from tests.builders import insert_events, payment_history
+from tests.builders import insert_events, looked_at, payment_history
 
 Db = Database[dict[str, Any]]
 RAW: CodecOptions[RawBSONDocument] = CodecOptions(RawBSONDocument)
@@ -73,11 +74,6 @@ def log(sound: Db) -> Iterator[Db]:
     for name, documents in kept.items():
         sound[name].delete_many({})
         sound.get_collection(name, codec_options=RAW).insert_many(documents)
-
-
-def looked_at(db: Db, noted: NotedHead | None = None) -> Check:
-    with db.client.start_session(snapshot=True) as session:
-        return check_chain(Log(db, session), noted)
 
 
 def head_of(check: Check) -> NotedHead:
@@ -346,3 +342,62 @@ def test_verify_prints_the_head_takes_it_back_and_fails_on_another_log(
     assert "the log up to position 300 is another than the one that was noted" in printed
     with pytest.raises(BadHeadError, match="POSITION:HASH"):
         verify("--head", "300")
+
+
+def lose_the_counter(settings: Settings, database: Db) -> None:
+    database["counters"].delete_one({"_id": "events"})
+    open_database(settings).client.close()
+
+
+def test_a_lost_counter_is_found_again_from_the_log_with_all_that_it_said(
+    settings: Settings, database: Db
+) -> None:
+    opened = replace(append_of(1), stream_id="from-zero", expected=NO_STREAM, first_version=0)
+    with EventStore(database) as store:
+        store.append_many([opened, append_of(2)])
+    before = database["counters"].find_one({"_id": "events"})
+    lose_the_counter(settings, database)
+    with EventStore(database) as store, EventStore(database) as other:
+        store.append(append_of(3))
+        again = replace(opened, command_id="again", first_version=1)
+        for each in (store, other):
+            with pytest.raises(ConcurrencyError) as conflict:
+                each.append(again)
+            assert conflict.value.actual == 0
+    after = database["counters"].find_one({"_id": "events"})
+    assert before is not None
+    assert after is not None
+    assert (after["zeroBased"], after["position"]) == (before["zeroBased"], before["position"] + 1)
+    assert looked_at(database).ok
+
+
+def test_a_log_whose_counter_is_lost_is_chained_on_from_its_last_link(
+    settings: Settings, database: Db
+) -> None:
+    with EventStore(database) as store:
+        for first in range(0, 1_200, BATCH):
+            store.append_many([append_of(n) for n in range(first, first + BATCH)])
+    database["events"].update_one({"position": 7}, {"$set": {"eventData.amountMinor": Int64(1)}})
+    lose_the_counter(settings, database)
+    with EventStore(database) as store:
+        store.append(append_of(9_999))
+    [difference] = looked_at(database).differences
+    assert "positions 1 to 1,200 do not hold" in difference
+
+
+def test_chaining_a_log_is_tried_again_when_the_server_can_not_be_reached(
+    settings: Settings, database: Db
+) -> None:
+    insert_events(database, payment_history(3, 40))
+    database["counters"].update_one({"_id": "events"}, {"$unset": {"chain": 1}})
+    named = open_database(settings, app_name="chaining")
+    point = {"failCommands": ["update"], "errorCode": 11600, "appName": "chaining"}
+    # As of a server that shuts down. The driver itself tries twice: the third time is ours.
+    named.client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 2}, "data": point})
+    try:
+        with EventStore(named) as store:
+            assert store.append(append_of(1)).position == 41
+    finally:
+        named.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        named.client.close()
+    assert looked_at(database).ok

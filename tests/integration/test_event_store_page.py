@@ -18,7 +18,7 @@ def test_the_page_runs_as_it_is_written(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     blocks = re.findall(r"^```python\n(.*?)^```$", _PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(_PAGE), "exec"), names)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -28,10 +29,13 @@ from ledgerlake.commands.payments import PaymentHandler
 from ledgerlake.domain.commands import FailPayment, ProcessPayment, RefundPayment
 from ledgerlake.domain.money import Money
 from ledgerlake.domain.payment import CommandRejected
+from ledgerlake.eventstore.model import StoredEvent
 from ledgerlake.ingest.rows import OPTIONAL, REQUIRED
 from ledgerlake.privacy import FORGOTTEN, NO_KEY, KeyRing, MasterKeyError
 from ledgerlake.queries import GetPayment, GetStatistics
 from ledgerlake.settings import Settings
+from ledgerlake.subscriptions import HandlingPolicy, OnFailure
+from ledgerlake.subscriptions.policy import HandlerFailed
 
 Db = Database[dict[str, Any]]
 
@@ -46,6 +50,7 @@ PLACES = {
     "payment_read_models",
     "personal_keys",
     "command_rejections",
+    "failure_reasons",
     "imports/rejections.parquet",
     "lake/events",
     "reports/itemised.parquet",
@@ -198,7 +203,7 @@ def test_a_forgotten_person_is_gone_from_everywhere_and_the_payments_go_on(
     for path in sorted((*declared.lake_dir.rglob("*"), *declared.reports_dir.rglob("*")), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     with LedgerLake.open(declared) as ledger:
-        ledger.reset_projection("payment_read_models")
+        ledger.rebuild_projection("payment_read_models")
         ledger.refresh()
         assert bytes_under(declared.reports_dir) == reports
         assert bytes_under(declared.lake_dir / "events") == events
@@ -240,8 +245,7 @@ def test_details_are_given_on_the_command_line(tool: Tool, ledger: LedgerLake) -
 def test_forgetting_asks_first_and_may_be_repeated(tool: Tool, ledger: LedgerLake) -> None:
     ledger.commands.dispatch(pay("p", "c"))
     tool("forget", ALICE, given="n\n", exit_code=1)
-    assert ledger.personal.keys is not None
-    assert ledger.personal.keys.find(ALICE) is not None
+    assert ledger.db["personal_keys"].count_documents({"userId": ALICE}) == 1
     assert "is destroyed" in tool("forget", ALICE, given="y\n")
     assert "no key" in tool("forget", ALICE, "--yes")
     assert "no key" in tool("forget", "nobody", "--yes")
@@ -263,10 +267,8 @@ def test_what_comes_after_forgetting_is_under_a_new_key(ledger: LedgerLake) -> N
     ledger.refresh()
     shown = [ledger.queries_in_clear.ask(GetPayment(payment)).payment.user_id for payment in ("p", "q")]
     assert shown == [FORGOTTEN, ALICE]
-    assert ledger.personal.keys is not None
-    found_now = ledger.personal.keys.find(ALICE)
-    assert found_now is not None
-    assert found_now.subject != first
+    [found_now] = ledger.db["personal_keys"].find({"userId": ALICE})
+    assert found_now["_id"] != first
     # Without being told to, nothing opens a token.
     assert ledger.queries.ask(GetPayment("q")).payment.user_id.startswith("pii:1:")  # type: ignore[union-attr]
 
@@ -484,3 +486,26 @@ def test_a_ledger_that_began_without_a_master_key_goes_on_without_one(ledger: Le
     ledger.commands.dispatch(pay("p", "c"))
     with pytest.raises(MasterKeyError, match="under no master key"):
         KeyRing(ledger.db, master_key=MASTER).of_users([ALICE])
+
+
+def test_what_a_handler_s_error_quotes_is_kept_nowhere(ledger: LedgerLake) -> None:
+    ledger.payments.handle_batch([pay("p", "c1", personal={"name": ALICES[1]}), pay("q", "c2")])
+
+    def quotes(event: StoredEvent) -> None:
+        metadata = ledger.personal.opened(event.metadata)
+        raise ValueError(f"no mail can be sent to {metadata['userId']}, {metadata.get('personal')}")
+
+    def run(name: str, on_failure: OnFailure) -> None:
+        policy = HandlingPolicy(on_failure, retries=0)
+        ledger.subscriptions.consumer(name, quotes, policy=policy, live=False).run()
+
+    with pytest.raises(HandlerFailed, match=re.escape(ALICE)):  # whoever runs it is told
+        run("stops", OnFailure.STOP)
+    run("parks", OnFailure.PARK_STREAM)
+    ledger.subscriptions.retry_parked("parks", quotes)
+    stopped = ledger.subscriptions.state("stops").last_error
+    assert stopped is not None
+    assert [stopped.partition(" ")[0], ledger.subscriptions.parked_count("parks")] == ["ValueError", 2]
+    assert found(ledger.db, ledger.settings.home, ALICES) == {"personal_keys"}
+    ledger.forget(ALICE)
+    assert found(ledger.db, ledger.settings.home, ALICES) == set()

@@ -151,7 +151,10 @@ class MongoDBApplicationRecorder(MongoDBRecorder, ApplicationRecorder):
 
     def _append(self, appends: Sequence[Append], tracking: Tracking | None) -> list[Appended]:
         if len(appends) > MAX_APPENDS:
-            raise DataError(f"A save of {len(appends)} aggregates exceeds {MAX_APPENDS}. Divide it.")
+            raise DataError(
+                f"A save of {len(appends):,} runs of events, each of one aggregate, exceeds {MAX_APPENDS:,}."
+                " Divide it."
+            )
         if tracking is not None:
             return self.datastore.store.append_atomically(appends, checkpoint_move(tracking))
         if len(appends) > 1:

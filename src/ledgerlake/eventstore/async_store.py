@@ -10,11 +10,13 @@ from typing import Self
 from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.database import AsyncDatabase
 
-from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents
+from ledgerlake.eventstore.archived import ARCHIVED, NO_ARCHIVE, ArchivedEvents
 from ledgerlake.eventstore.async_committer import AsyncGroupCommitter, AsyncRequest
+from ledgerlake.eventstore.batching import LINGER_SECONDS
 from ledgerlake.eventstore.bus import EventBus
 from ledgerlake.eventstore.encoding import decode
 from ledgerlake.eventstore.filter import EVERYTHING, EventFilter
+from ledgerlake.eventstore.inline import Inline
 from ledgerlake.eventstore.model import (
     Append,
     Appended,
@@ -42,15 +44,16 @@ class AsyncEventStore:
         database: AsyncDatabase[Document],
         *,
         max_batch: int = 500,
-        linger_seconds: float = 0.0,
+        linger_seconds: float = LINGER_SECONDS,
         bus: EventBus | None = None,
         archive: ArchivedEvents = NO_ARCHIVE,
+        inline: Inline | None = None,
         transaction: AppendTransaction | None = None,
     ) -> None:
         self.bus = EventBus() if bus is None else bus
-        self._reads = LogReads(database, archive)
+        self._reads = LogReads(database, archive, asyncio.to_thread)
         if transaction is None:
-            transaction = AppendTransaction(database, sleep=asyncio.sleep)
+            transaction = AppendTransaction(database, sleep=asyncio.sleep, inline=inline)
         self._transaction = transaction
         self._committer = AsyncGroupCommitter(
             self._transaction, max_appends=max_batch, linger=linger_seconds, on_committed=self._publish
@@ -97,9 +100,11 @@ class AsyncEventStore:
             self._transaction.saw({stream_id: events[0 if backwards else -1].version})
         return events
 
-    async def read_streams(self, stream_ids: Iterable[str]) -> dict[str, list[StoredEvent]]:
-        """The events of each stream that has any, in version order."""
-        streams = await run_async(self._reads.streams(stream_ids))
+    async def read_streams(
+        self, stream_ids: Iterable[str], *, to_version: int | None = None
+    ) -> dict[str, list[StoredEvent]]:
+        """The events, up to and including `to_version`, of each stream that has any, in version order."""
+        streams = await run_async(self._reads.streams(stream_ids, to_version))
         self._transaction.saw({stream: events[-1].version for stream, events in streams.items()})
         return streams
 
@@ -118,7 +123,11 @@ class AsyncEventStore:
         whole, expected = only.selects_all, after
         async with cursor:
             async for document in cursor:
-                event, expected = self._reads.event(document), expected + 1
+                if ARCHIVED in document:
+                    [event] = await run_async(self._reads.events([document]))
+                else:
+                    event = StoredEvent.from_document(document)
+                expected += 1
                 if whole:
                     check_next(event, expected)
                 yield event

@@ -44,6 +44,7 @@ __all__ = [
     "SCHEMA",
     "GapError",
     "MalformedEventError",
+    "columns_of_documents",
     "event_id_at",
     "head",
     "iter_columns",
@@ -122,6 +123,24 @@ def read_columns(
     """
     tables = list(iter_columns(db, after, up_to, max(up_to - after, 1), columns, archive))
     return tables[0] if tables else schema_of(columns).empty_table()
+
+
+def columns_of_documents(
+    stored: Sequence[RawBSONDocument], after: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Events in hand, those that follow position `after`, as `read_columns` gives them; raises what it does.
+
+    None of them may be a stub of an archived event.
+    """
+    wanted = schema_of(columns)
+    raw = b"".join(document.raw for document in stored)
+    if may_hold_stubs(raw):
+        at = decode(raw, documents(raw), {ARCHIVE_FILE: Kind.INTEGER})[ARCHIVE_FILE]
+        if at.null_count < len(at):
+            raise ValueError("An archived event is not in hand.")
+    found = decode_events(raw, documents(raw), columns_to_read(wanted))
+    _check_positions(found["position"], after, after + len(stored))
+    return typed(found, wanted)
 
 
 def iter_columns(

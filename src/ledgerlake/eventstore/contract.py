@@ -25,7 +25,9 @@ class EventReader(Protocol):
         limit: int | None = None,
     ) -> list[StoredEvent]: ...
 
-    def read_streams(self, stream_ids: Iterable[str]) -> dict[str, list[StoredEvent]]: ...
+    def read_streams(
+        self, stream_ids: Iterable[str], *, to_version: int | None = None
+    ) -> dict[str, list[StoredEvent]]: ...
 
     def read_all(
         self,
@@ -80,7 +82,9 @@ class AsyncEventReader(Protocol):
         limit: int | None = None,
     ) -> list[StoredEvent]: ...
 
-    async def read_streams(self, stream_ids: Iterable[str]) -> dict[str, list[StoredEvent]]: ...
+    async def read_streams(
+        self, stream_ids: Iterable[str], *, to_version: int | None = None
+    ) -> dict[str, list[StoredEvent]]: ...
 
     def read_all(
         self,

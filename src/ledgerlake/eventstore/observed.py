@@ -14,6 +14,7 @@ from pymongo.database import Database
 from ledgerlake.eventstore.async_committer import AsyncRequest
 from ledgerlake.eventstore.async_store import AsyncEventStore
 from ledgerlake.eventstore.committer import Request
+from ledgerlake.eventstore.inline import Inline
 from ledgerlake.eventstore.model import Appended, ConcurrencyError, Outcome, WriteRequest
 from ledgerlake.eventstore.planning import Request as Batched
 from ledgerlake.eventstore.store import EventStore
@@ -32,8 +33,10 @@ class ObservedWrite(WriteRequest):
 class ObservedTransaction(AppendTransaction):
     """Tells of each batch, and of the appends in it."""
 
-    def __init__(self, database: Any, telemetry: Telemetry, sleep: Callable[[float], Any]) -> None:
-        super().__init__(database, sleep=sleep)
+    def __init__(
+        self, database: Any, telemetry: Telemetry, sleep: Callable[[float], Any], inline: Inline | None
+    ) -> None:
+        super().__init__(database, sleep=sleep, inline=inline)
         self._telemetry = telemetry
 
     def commit(self, requests: Sequence[Batched]) -> Steps[Committed]:
@@ -57,8 +60,15 @@ class ObservedTransaction(AppendTransaction):
 class ObservedEventStore(EventStore):
     """An event store that tells of its appends. Takes what EventStore takes."""
 
-    def __init__(self, database: Database[dict[str, Any]], telemetry: Telemetry, **options: Any) -> None:
-        transaction = ObservedTransaction(database, telemetry, time.sleep)
+    def __init__(
+        self,
+        database: Database[dict[str, Any]],
+        telemetry: Telemetry,
+        *,
+        inline: Inline | None = None,
+        **options: Any,
+    ) -> None:
+        transaction = ObservedTransaction(database, telemetry, time.sleep, inline)
         super().__init__(database, transaction=transaction, **options)
         self._telemetry = telemetry
 
@@ -69,8 +79,15 @@ class ObservedEventStore(EventStore):
 class ObservedAsyncEventStore(AsyncEventStore):
     """The same for asyncio."""
 
-    def __init__(self, database: AsyncDatabase[dict[str, Any]], telemetry: Telemetry, **options: Any) -> None:
-        transaction = ObservedTransaction(database, telemetry, asyncio.sleep)
+    def __init__(
+        self,
+        database: AsyncDatabase[dict[str, Any]],
+        telemetry: Telemetry,
+        *,
+        inline: Inline | None = None,
+        **options: Any,
+    ) -> None:
+        transaction = ObservedTransaction(database, telemetry, asyncio.sleep, inline)
         super().__init__(database, transaction=transaction, **options)
         self._telemetry = telemetry
 

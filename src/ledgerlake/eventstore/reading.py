@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pymongo.read_concern import ReadConcern
@@ -20,20 +20,27 @@ class LogReads:
     Args:
         database: of either driver; the bodies are to be run by the steps of that driver.
         archive: where the events lie that were archived.
+        aside: calls what reads files; where an event loop must not wait for it, on a thread, as a coroutine.
     """
 
-    def __init__(self, database: Any, archive: ArchivedEvents = NO_ARCHIVE) -> None:
+    def __init__(
+        self,
+        database: Any,
+        archive: ArchivedEvents = NO_ARCHIVE,
+        aside: Callable[..., Any] = lambda read, *arguments: read(*arguments),
+    ) -> None:
         self._archive = archive
+        self._aside = aside
         majority = ReadConcern("majority")
         self._events = database.get_collection(EVENTS, read_concern=majority)
         self._counters = database.get_collection(COUNTERS, read_concern=majority)
         self._checkpoints = database.get_collection(SUBSCRIPTIONS, read_concern=majority)
 
-    def event(self, document: Mapping[str, Any]) -> StoredEvent:
-        """The event that a document of the log holds, or that its stub stands for."""
-        if ARCHIVED in document:
-            [document] = restored([document], self._archive)
-        return StoredEvent.from_document(document)
+    def events(self, documents: Sequence[Mapping[str, Any]]) -> Steps[list[StoredEvent]]:
+        """The events that documents of the log hold, or that their stubs stand for."""
+        if any(ARCHIVED in document for document in documents):
+            documents = yield self._aside(restored, documents, self._archive)
+        return [StoredEvent.from_document(document) for document in documents]
 
     def stream(
         self,
@@ -51,25 +58,28 @@ class LogReads:
             condition["version"] = versions
         order = -1 if backwards else 1
         cursor = self._events.find(condition, sort=[("aggregateId", order), ("version", order)])
-        return [self.event(document) for document in (yield _limited(cursor, limit).to_list())]
+        return (yield from self.events((yield _limited(cursor, limit).to_list())))
 
-    def streams(self, stream_ids: Iterable[str]) -> Steps[dict[str, list[StoredEvent]]]:
+    def streams(
+        self, stream_ids: Iterable[str], to_version: int | None
+    ) -> Steps[dict[str, list[StoredEvent]]]:
         streams: dict[str, list[StoredEvent]] = {}
-        cursor = self._events.find(
-            {"aggregateId": {"$in": list(stream_ids)}}, sort=[("aggregateId", 1), ("version", 1)]
-        )
-        for document in (yield cursor.to_list()):
-            event = self.event(document)
+        condition: dict[str, Any] = {"aggregateId": {"$in": list(stream_ids)}}
+        if to_version is not None:
+            condition["version"] = {"$lte": to_version}
+        cursor = self._events.find(condition, sort=[("aggregateId", 1), ("version", 1)])
+        for event in (yield from self.events((yield cursor.to_list()))):
             streams.setdefault(event.stream_id, []).append(event)
         return streams
 
     def correlation(self, correlation_id: str) -> Steps[list[StoredEvent]]:
         cursor = self._events.find({"correlationId": correlation_id}, sort=[("position", 1)])
-        return [self.event(document) for document in (yield cursor.to_list())]
+        return (yield from self.events((yield cursor.to_list())))
 
     def commands(self, command_ids: Iterable[str]) -> Steps[dict[str, StoredEvent]]:
         cursor = self._events.find({"commandId": {"$in": list(command_ids)}})
-        return {document["commandId"]: self.event(document) for document in (yield cursor.to_list())}
+        events = yield from self.events((yield cursor.to_list()))
+        return {event.command_id: event for event in events if event.command_id is not None}
 
     def version(self, stream_id: str) -> Steps[int | None]:
         last = yield self._events.find_one(

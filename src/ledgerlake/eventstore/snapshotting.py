@@ -68,20 +68,31 @@ class Snapshots:
     ) -> dict[str, Loaded[S]]:
         """Each stream that has events, from its snapshot on where there is one that fits.
 
-        Costs the events since the snapshot and one before, and for a single stream up to SHORT_STREAM more.
+        Costs the events since the snapshot and one before, and up to SHORT_STREAM more.
         """
         every = self.policy.every.get(form.aggregate_type)
         if every is None:
             return _whole(reader, stream_ids)
+        limit = min(SHORT_STREAM, every)
+        loaded: dict[str, Loaded[S]] = {}
         if len(stream_ids) == 1:
             [stream_id] = stream_ids
-            limit = min(SHORT_STREAM, every)
             last = reader.read_stream(stream_id, backwards=True, limit=limit)
             if len(last) < limit:
                 return {stream_id: Loaded(None, last[::-1])} if last else {}
             if last[0].version < every:
                 return _whole(reader, stream_ids)
-        loaded: dict[str, Loaded[S]] = {}
+        else:
+            first = reader.read_streams(stream_ids, to_version=limit)
+            # One that ends before this version has no more events.
+            loaded = {
+                stream_id: Loaded(None, events)
+                for stream_id, events in first.items()
+                if events[-1].version < limit
+            }
+            stream_ids = first.keys() - loaded.keys()
+            if not stream_ids:
+                return loaded
         for stream_id, (snapshot, state) in self._usable(stream_ids, form).items():
             # Its own event comes along: it tells a snapshot of this stream from one of another history.
             events = reader.read_stream(stream_id, from_version=snapshot.version)

@@ -9,11 +9,13 @@ from typing import Self
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
-from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents
+from ledgerlake.eventstore.archived import ARCHIVED, NO_ARCHIVE, ArchivedEvents
+from ledgerlake.eventstore.batching import LINGER_SECONDS
 from ledgerlake.eventstore.bus import EventBus
 from ledgerlake.eventstore.committer import GroupCommitter, Request
 from ledgerlake.eventstore.encoding import decode
 from ledgerlake.eventstore.filter import EVERYTHING, EventFilter
+from ledgerlake.eventstore.inline import Inline
 from ledgerlake.eventstore.model import (
     Append,
     Appended,
@@ -32,7 +34,7 @@ class EventStore:
     """An append-only log of events in streams, on a database that `open_database` has prepared.
 
     Positions are global, gapless and visible in order; versions are per stream. Safe for use from any
-    number of threads and processes at once.
+    number of threads and processes at once. `inline` is written in the transaction of every append.
     """
 
     def __init__(
@@ -40,14 +42,17 @@ class EventStore:
         database: Database[Document],
         *,
         max_batch: int = 500,
-        linger_seconds: float = 0.0,
+        linger_seconds: float = LINGER_SECONDS,
         bus: EventBus | None = None,
         archive: ArchivedEvents = NO_ARCHIVE,
+        inline: Inline | None = None,
         transaction: AppendTransaction | None = None,
     ) -> None:
         self.bus = EventBus() if bus is None else bus
         self._reads = LogReads(database, archive)
-        self._transaction = AppendTransaction(database) if transaction is None else transaction
+        if transaction is None:
+            transaction = AppendTransaction(database, inline=inline)
+        self._transaction = transaction
         self._committer = GroupCommitter(
             self._transaction, max_appends=max_batch, linger=linger_seconds, on_committed=self._publish
         )
@@ -68,8 +73,9 @@ class EventStore:
     def append_many(self, appends: Sequence[Append]) -> list[Outcome]:
         """Settle each append by itself, all in one transaction; outcomes are in the same order.
 
-        Refusals are returned, not raised. Once an append to a stream was refused, the later ones to
-        that stream in this call are refused too.
+        Refusals are returned, not raised. Once an append to a stream was refused, or was a repetition of
+        one that had been stored before, the later ones to that stream in this call are refused, unless they
+        are repetitions themselves: they were decided on a state that did not come about.
 
         Raises:
             ValueError: see `submit`.
@@ -129,9 +135,11 @@ class EventStore:
             self._transaction.saw({stream_id: events[0 if backwards else -1].version})
         return events
 
-    def read_streams(self, stream_ids: Iterable[str]) -> dict[str, list[StoredEvent]]:
-        """The events of each stream that has any, in version order."""
-        streams = run(self._reads.streams(stream_ids))
+    def read_streams(
+        self, stream_ids: Iterable[str], *, to_version: int | None = None
+    ) -> dict[str, list[StoredEvent]]:
+        """The events, up to and including `to_version`, of each stream that has any, in version order."""
+        streams = run(self._reads.streams(stream_ids, to_version))
         self._transaction.saw({stream: events[-1].version for stream, events in streams.items()})
         return streams
 
@@ -152,7 +160,10 @@ class EventStore:
         """
         whole = only.selects_all
         for expected, document in enumerate(self._reads.log(after, up_to, limit, only) or (), after + 1):
-            event = self._reads.event(document)
+            if ARCHIVED in document:
+                [event] = run(self._reads.events([document]))
+            else:
+                event = StoredEvent.from_document(document)
             if whole:
                 check_next(event, expected)
             yield event

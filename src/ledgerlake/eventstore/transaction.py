@@ -26,6 +26,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from ledgerlake.eventstore.chain import GENESIS, passes_link
 from ledgerlake.eventstore.chaining import chain_log
+from ledgerlake.eventstore.inline import Inline, InlineBatch, NotWritten
 from ledgerlake.eventstore.model import (
     Append,
     LogCorrupted,
@@ -100,6 +101,7 @@ class AppendTransaction:
     Args:
         database: of either driver; `commit` and `close` are bodies to be run by the steps of that driver.
         sleep: seconds; blocking, or a coroutine function, as the driver is.
+        inline: what is written in the same transactions beside the events, if anything is.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class AppendTransaction:
         sleep: Callable[[float], Any] = time.sleep,
         give_up_after: float = GIVE_UP_AFTER_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        inline: Inline | None = None,
     ) -> None:
         self._database = database
         self._events = database.get_collection(EVENTS)
@@ -119,6 +122,7 @@ class AppendTransaction:
         self._sleep = sleep
         self._give_up_after = give_up_after
         self._clock = clock
+        self._inline = inline
         self._seen: dict[str, int] = {}
         self._tail: Tail | None = None
         self._reads_left = 0
@@ -146,17 +150,26 @@ class AppendTransaction:
         """
         deadline = time.monotonic() + self._give_up_after
         tries = 0
+        chained = True
+        beside = None if self._inline is None else self._inline.batch()
         while True:
             if self._session is None:
                 self._session = self._database.client.start_session(causal_consistency=False)
             try:
-                plan = yield from self._run(self._session, requests, deadline)
+                if not chained:
+                    yield from chain_log(self._database)
+                    chained = True
+                plan = yield from self._run(self._session, requests, deadline, beside)
             except _Unchained:
                 yield from self._abort()
-                yield from chain_log(self._database)
+                chained = False
             except _IndexObjected:
                 yield from self._abort()
                 self._reads_left = BATCHES_OF_CAUTION
+            except NotWritten:
+                yield from self._abort()
+                assert beside is not None
+                yield from beside.mend()
             except PyMongoError as error:
                 yield from self._abort()
                 if not is_transient(error):
@@ -174,10 +187,18 @@ class AppendTransaction:
                 self._reads_left = max(0, self._reads_left - 1)
                 self._looks_left = max(0, self._looks_left - 1)
                 settled = plan.settlement
+                if beside is not None and plan.documents:
+                    yield from beside.committed()
                 self.saw({each.append.stream_id: each.last_version for each in settled.accepted})
                 return Committed(settled.outcomes, settled.refused, plan.documents)
 
-    def _run(self, session: Any, requests: Sequence[Request], deadline: float) -> Steps[Plan]:
+    def _run(
+        self,
+        session: Any,
+        requests: Sequence[Request],
+        deadline: float,
+        beside: InlineBatch | None,
+    ) -> Steps[Plan]:
         tail = None if self._looks_left else self._tail
         plan = None if tail is None else self._plan_unread(requests, tail)
         yield session.start_transaction(**CONCERNS)
@@ -209,6 +230,8 @@ class AppendTransaction:
                     "Run `ledgerlake verify`; something wrote to the events collection by itself.",
                 ) from error
             raise _IndexObjected from error
+        if beside is not None and plan.documents:
+            yield from beside.write(self._database, session, plan.documents, tail.position)
         yield from commit_steps(session, deadline, self._sleep)
         if plan.documents:
             self._tail = plan.tail

@@ -120,16 +120,6 @@ class KeyRing:
             for document in self._keys.find({"_id": {"$in": list(subjects)}})
         }
 
-    def find(self, user_id: str) -> SubjectKey | None:
-        """The user's key, asked for now; None if there is none.
-
-        Raises:
-            MasterKeyError.
-        """
-        self._agree(begin=False)
-        document = self._keys.find_one({"userId": self._name(user_id)})
-        return None if document is None else self._unwrapped(document)
-
     def destroy(self, user_id: str) -> str | None:
         """Destroy the user's key; the subject that it belonged to, None if there was no key.
 

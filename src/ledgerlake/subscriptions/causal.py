@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bson.timestamp import Timestamp
+
 from ledgerlake.mongo.steps import Steps
 
 
@@ -16,14 +18,19 @@ class CausalReads:
     from the primary before, it would then answer as if the log ended earlier, and a filtered read would take
     the events that it does not show for unwanted ones. In a causally consistent session it waits until it
     knows. For one thread or task at a time; the calls must use `client`, which may be of either driver.
+    Between two reads no session is open, so whoever stops reading has nothing to let go of.
     """
 
     def __init__(self, client: Any) -> None:
-        self._session = client.start_session(causal_consistency=True)
+        self._client = client
+        self._seen: Timestamp | None = None
 
     def read(self, call: Callable[[], Any]) -> Steps[Any]:
-        """What the call gives, in the session."""
-        bound = self._session.bind(end_session=False)
+        """What the call gives, read after what the last call saw."""
+        session = self._client.start_session(causal_consistency=True)
+        if self._seen is not None:
+            session.advance_operation_time(self._seen)
+        bound = session.bind()
         if hasattr(bound, "__enter__"):
             enter, leave = bound.__enter__, bound.__exit__
         else:
@@ -32,11 +39,8 @@ class CausalReads:
         try:
             return (yield call())
         finally:
+            self._seen = session.operation_time
             yield leave(None, None, None)
-
-    def close(self) -> Steps[None]:
-        """End the session."""
-        yield self._session.end_session()
 
 
 class PlainReads:
@@ -45,7 +49,3 @@ class PlainReads:
     def read(self, call: Callable[[], Any]) -> Steps[Any]:
         """What the call gives."""
         return (yield call())
-
-    def close(self) -> Steps[None]:
-        """Nothing."""
-        yield from ()

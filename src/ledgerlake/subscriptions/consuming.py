@@ -13,7 +13,7 @@ from ledgerlake.mongo.indexes import EVENTS, PARKED_EVENTS, SUBSCRIPTIONS
 from ledgerlake.mongo.steps import Steps
 from ledgerlake.subscriptions import parking, retrying, standing
 from ledgerlake.subscriptions.causal import CausalReads
-from ledgerlake.subscriptions.following import PAGE_EVENTS, Follower, SubscriptionError
+from ledgerlake.subscriptions.following import PAGE_EVENTS, Follower, SubscriptionError, answered
 from ledgerlake.subscriptions.handling import Handling
 from ledgerlake.subscriptions.parking import ParkedEvent
 from ledgerlake.subscriptions.policy import Handled, HandlingPolicy
@@ -58,9 +58,11 @@ class SubscriptionSteps:
             page_events=page_events,
         )
 
+    @answered
     def register(self, name: str, only: EventFilter) -> Steps[SubscriptionState]:
         return standing.register(self._subscriptions, name, only)
 
+    @answered
     def consume(
         self, name: str, handler: Callable[[StoredEvent], Any], policy: HandlingPolicy, follower: Follower
     ) -> Steps[Handled]:
@@ -78,36 +80,44 @@ class SubscriptionSteps:
         )
         return (yield from handling.run())
 
+    @answered
     def save(self, name: str, after: int, to: int) -> Steps[None]:
         """Move a checkpoint from where it is known to stand."""
         if not (yield from standing.move(self._subscriptions, name, after, to)):
             at = yield from standing.read(self._subscriptions, name)
             raise CheckpointConflict(CheckpointMove(name, to, after=after), 0 if at is None else at.position)
 
+    @answered
     def state(self, name: str) -> Steps[SubscriptionState]:
         found = yield from standing.read(self._subscriptions, name)
         if found is None:
             raise SubscriptionError(f"There is no subscription {name!r}.", "It begins with its first run.")
         return found
 
+    @answered
     def states(self) -> Steps[list[SubscriptionState]]:
         found = yield self._subscriptions.find({}, sort=[("_id", 1)]).to_list()
         return [standing.state_of(document) for document in found]
 
+    @answered
     def lag(self, name: str) -> Steps[Lag]:
         state = yield from self.state(name)
         return (yield from standing.lag(self._events, self._store, self._collect, state))
 
+    @answered
     def parked(self, name: str, limit: int, after: int) -> Steps[list[ParkedEvent]]:
         return parking.parked(self._parked, name, limit, after)
 
+    @answered
     def parked_count(self, name: str) -> Steps[int]:
         count: int = yield self._parked.count_documents({"subscription": name})
         return count
 
+    @answered
     def retry_parked(self, name: str, handler: Callable[[StoredEvent], Any]) -> Steps[Retried]:
         return retrying.retry_parked(name, handler, self._store, self._parked, self._collect)
 
+    @answered
     def forget(self, name: str) -> Steps[None]:
         # The other way round, a crash in between would leave a checkpoint past events that nobody knows of.
         yield self._subscriptions.delete_one({"_id": name})

@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
@@ -21,6 +22,7 @@ from ledgerlake.mongo.steps import Steps
 from ledgerlake.subscriptions.causal import CausalReads, PlainReads
 from ledgerlake.subscriptions.waking import Waking
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 PAGE_EVENTS: Final = 500
@@ -37,6 +39,30 @@ _PASSING: Final = frozenset({43, 237, 11601, 11602})
 
 class SubscriptionError(EventStoreError):
     """A subscription that can not be opened, or can not go on."""
+
+
+def answered(call: Callable[P, Steps[T]]) -> Callable[P, Steps[T]]:
+    """`call`, with an error of its own for what the driver raises: it says what to do.
+
+    The error is StoreUnavailable where MongoDB did not answer, and SubscriptionError where it refused.
+    """
+
+    @wraps(call)
+    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[T]:
+        try:
+            return (yield from call(*args, **kwargs))
+        except PyMongoError as error:
+            if passes(error):
+                raise StoreUnavailable(
+                    f"MongoDB did not answer the subscription ({type(error).__name__}: {error}).",
+                    "Do the same again: what was done is stored, and the rest is left to do.",
+                ) from error
+            raise SubscriptionError(
+                f"MongoDB refused the subscription ({type(error).__name__}: {error}).",
+                "If a privilege is missing: docs/operations.md says which are needed.",
+            ) from error
+
+    return steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +110,6 @@ class Follower:
         self._live = live
         self._page_events = page_events
         self._head: int | None = None
-        self._ended = False
         self._seen = 0
 
     def is_closed(self) -> bool:
@@ -96,18 +121,18 @@ class Follower:
         self.closed = True
         self._waking.wake()
 
+    @answered
     def next_page(self, at_most: float | None = None) -> Steps[Page | None]:
         """The next page: at once if there is more, else after a wait (of `at_most` seconds); None at the end.
 
         Raises:
             LogCorrupted: an unfiltered follower met a gap.
-            SubscriptionError: the log ends before the follower's position.
+            SubscriptionError: the log ends before the follower's position, or MongoDB refused.
             StoreUnavailable: no answer for about a minute.
         """
         page = None if self.closed else (yield from self._look(at_most))
-        if page is None and not self._ended:
-            self._ended = self.closed = True
-            yield from self._reads.close()
+        if page is None:
+            self.closed = True
         return page
 
     def _look(self, at_most: float | None) -> Steps[Page | None]:

@@ -76,7 +76,8 @@ class Handling:
             try:
                 page = yield from self._follower.next_page(self._until_due())
             except (LogCorrupted, SubscriptionError) as error:
-                yield from self._save(error=_text(error))
+                # These tell of positions, and never of what an event says.
+                yield from self._save(error=str(error))
                 raise
             if page is None:
                 break
@@ -114,9 +115,9 @@ class Handling:
             if self._follower.closed:
                 return False
         if self._policy.on_failure is OnFailure.STOP:
-            yield from self._save(error=_text(failure))
+            yield from self._save(error=standing.told(failure))
             raise HandlerFailed(self._name, event, failure) from failure
-        yield from self._park(event, _text(failure), attempts)
+        yield from self._park(event, standing.told(failure), attempts)
         if self._policy.on_failure is OnFailure.PARK_STREAM:
             self._blocked.add(event.stream_id)
         return True
@@ -210,7 +211,3 @@ class Handling:
         if self._position == self._saved:
             return None
         return max(0.0, self._unsaved_since + self._policy.checkpoint_seconds - time.monotonic())
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

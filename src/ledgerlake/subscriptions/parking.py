@@ -15,7 +15,6 @@ from ledgerlake.eventstore.model import StoredEvent
 from ledgerlake.mongo.steps import Steps
 from ledgerlake.mongo.transactions import CONCERNS, backoff_seconds, commit_steps, is_transient
 from ledgerlake.subscriptions import standing
-from ledgerlake.subscriptions.standing import LONGEST_ERROR
 
 _GIVE_UP_AFTER_SECONDS: Final = 60.0
 
@@ -25,7 +24,8 @@ class ParkedEvent:
     """An event that a subscription has not handled, and why.
 
     `attempts` is how often the handler was called with it: 0 for one that was parked because an earlier
-    event of its stream was. Only ids are kept, not the event's content, which stays in the log alone.
+    event of its stream was. Only ids are kept, not the event's content, which stays in the log alone; and of
+    the error not its text, which may quote that content (see standing.told).
     """
 
     subscription: str
@@ -65,7 +65,7 @@ def park(
         "eventId": event.event_id,
         "aggregateId": event.stream_id,
         "eventType": event.event_type,
-        "error": error[:LONGEST_ERROR],
+        "error": error,
         "attempts": attempts,
         "parkedAt": datetime.now(UTC),
     }
@@ -127,7 +127,7 @@ def failed_again(collection: Any, event: ParkedEvent, error: str) -> Steps[None]
     """Note one more attempt."""
     yield collection.update_one(
         {"_id": parked_id(event.subscription, event.position)},
-        {"$set": {"error": error[:LONGEST_ERROR]}, "$inc": {"attempts": 1}},
+        {"$set": {"error": error}, "$inc": {"attempts": 1}},
     )
 
 

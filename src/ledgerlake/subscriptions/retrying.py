@@ -9,7 +9,7 @@ from typing import Any, Final
 from ledgerlake.eventstore.filter import EVERYTHING
 from ledgerlake.eventstore.model import Append, LogCorrupted, StoredEvent, StoreUnavailable
 from ledgerlake.mongo.steps import Steps
-from ledgerlake.subscriptions import parking
+from ledgerlake.subscriptions import parking, standing
 from ledgerlake.subscriptions.parking import ParkedEvent
 
 _AT_ONCE: Final = 500
@@ -56,7 +56,7 @@ def retry_parked(
             except StoreUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever the handler raises, it stays parked
-                yield from parking.failed_again(collection, item, f"{type(error).__name__}: {error}")
+                yield from parking.failed_again(collection, item, standing.told(error))
                 failed.add(item.stream_id)
                 left += 1
             else:

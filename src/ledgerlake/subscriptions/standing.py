@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from bson import Int64
@@ -17,16 +19,21 @@ from ledgerlake.subscriptions.following import SubscriptionError
 LIVE: Final = "live"
 STOPPED: Final = "stopped"
 
-# An error's text is kept for whoever mends it, not as an archive.
-LONGEST_ERROR: Final = 2_000
+# Of the places in the code that an error passed, so many are kept, the last ones.
+_PLACES: Final = 4
+# These call the handler, and say nothing of what went wrong in it.
+_OWN: Final = tuple(
+    str(Path("ledgerlake", *parts))
+    for parts in (("subscriptions", "handling.py"), ("subscriptions", "retrying.py"), ("mongo", "steps.py"))
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionState:
     """Where a subscription stands: every event up to `position` that it wants is handled, or parked.
 
-    `status` is live, or stopped (by an event that its handler failed on: `last_error`); live says nothing
-    of whether someone runs it at the moment, which its lag shows.
+    `status` is live, or stopped (by an event that its handler failed on: `last_error`, see `told`); live says
+    nothing of whether someone runs it at the moment, which its lag shows.
     """
 
     name: str
@@ -85,7 +92,7 @@ def move(
     """
     fields = {**_as_live(), "position": Int64(to)}
     if error is not None:
-        fields |= {"status": STOPPED, "lastError": error[:LONGEST_ERROR]}
+        fields |= {"status": STOPPED, "lastError": error}
     moved = yield subscriptions.update_one(
         {"_id": name, "position": after}, {"$set": fields}, session=session
     )
@@ -130,6 +137,18 @@ def lag(events: Any, reader: Any, collect: Any, state: SubscriptionState) -> Ste
         behind = yield events.count_documents({**since, **state.only.condition()})
     age = (datetime.now(UTC) - oldest[0].recorded_at).total_seconds()
     return Lag(behind, max(0.0, age))  # two machines' clocks may differ
+
+
+def told(error: BaseException) -> str:
+    """What is kept of a handler's error: its type and the places in the code that it passed, not its text.
+
+    A text quotes what was being handled, and with it personal values, which no `forget` would find here.
+    Whoever runs the handler gets the error itself.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    passed = [frame for frame in frames if not frame.filename.endswith(_OWN)][-_PLACES:]
+    places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in passed)
+    return f"{type(error).__name__} ({places})" if places else type(error).__name__
 
 
 def _as_live() -> dict[str, Any]:

@@ -147,11 +147,19 @@ class InMemoryEventStore:
         ]
         return events[:: -1 if backwards else 1][: _checked(limit)]
 
-    def read_streams(self, stream_ids: Iterable[str]) -> dict[str, list[StoredEvent]]:
+    def read_streams(
+        self, stream_ids: Iterable[str], *, to_version: int | None = None
+    ) -> dict[str, list[StoredEvent]]:
         with self._lock:
             known = sorted(set(stream_ids) & self._streams.keys())
             found = {stream: list(self._streams[stream]) for stream in known}
-        return {stream: [decode(document) for document in documents] for stream, documents in found.items()}
+        streams = {
+            stream: [
+                event for event in map(decode, documents) if to_version is None or event.version <= to_version
+            ]
+            for stream, documents in found.items()
+        }
+        return {stream: events for stream, events in streams.items() if events}
 
     def read_all(
         self,

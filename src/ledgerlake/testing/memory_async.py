@@ -61,8 +61,10 @@ class AsyncInMemoryEventStore:
             stream_id, from_version=from_version, to_version=to_version, backwards=backwards, limit=limit
         )
 
-    async def read_streams(self, stream_ids: Iterable[str]) -> dict[str, list[StoredEvent]]:
-        return self._store.read_streams(stream_ids)
+    async def read_streams(
+        self, stream_ids: Iterable[str], *, to_version: int | None = None
+    ) -> dict[str, list[StoredEvent]]:
+        return self._store.read_streams(stream_ids, to_version=to_version)
 
     async def read_all(
         self,

@@ -99,8 +99,10 @@ class Blocking:
             )
         )
 
-    def read_streams(self, stream_ids: Iterable[str]) -> dict[str, list[StoredEvent]]:
-        return self._loop.run(self._store.read_streams(stream_ids))
+    def read_streams(
+        self, stream_ids: Iterable[str], *, to_version: int | None = None
+    ) -> dict[str, list[StoredEvent]]:
+        return self._loop.run(self._store.read_streams(stream_ids, to_version=to_version))
 
     def read_all(
         self,

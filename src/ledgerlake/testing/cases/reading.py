@@ -105,6 +105,12 @@ class ReadingCases:
             "b": [("b", 1, 3)],
         }
         assert store.read_streams([]) == {}
+        first = store.read_streams(["a", "b"], to_version=2)
+        assert {stream: [event.version for event in events] for stream, events in first.items()} == {
+            "a": [1, 2],
+            "b": [1],
+        }
+        assert store.read_streams(["a", "b"], to_version=0) == {}
 
     def test_the_log_is_read_in_position_order_between_two_positions(self, store: Store) -> None:
         store.append_many([append("a", events=2), append("b", events=2), append("a", events=2)])

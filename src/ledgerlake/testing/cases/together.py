@@ -57,6 +57,16 @@ class AtomicCases:
         assert store.find_commands(["c"]) == {}
         assert store.append(append("a", NO_STREAM, "c")) == Appended("a", 1, 2), "its id is still free"
 
+    def test_a_refusal_tells_what_the_stream_is_by_now(self, store: Store, other: Store) -> None:
+        """Also where this store has seen an earlier state of it, and nothing is written that could object."""
+        store.append(append("a"))
+        other.append(append("a", events=2))
+        conflict = refusal(ConcurrencyError, store.append_atomically, [append("a"), append("a", exact(9))])
+        assert (conflict.expected, conflict.actual) == (exact(9), 4)
+        other.append_atomically([], CheckpointMove("consumer", 7))
+        late = refusal(CheckpointConflict, store.append_atomically, [], CheckpointMove("consumer", 0))
+        assert late.actual == 7
+
     def test_a_checkpoint_moves_with_the_appends(self, store: Store, other: Store) -> None:
         first, second = CheckpointMove("consumer", 7, after=0), CheckpointMove("consumer", 9, after=7)
         store.append_atomically([append("a")], first)

@@ -148,6 +148,16 @@ class WritingCases:
         assert [each.broken for each in outcomes if isinstance(each, ConcurrencyError)] == [False, True]
         assert store.append(append("a", exact(1))).version == 2, "another request decides for itself"
 
+    def test_what_was_decided_on_a_repetition_is_refused_too(self, store: Store, other: Store) -> None:
+        """Its writer believes the first append to be new, and the stream to be where that one leaves it."""
+        first = append("a", NO_STREAM, "c")
+        other.append(first)
+        again, refused, other_stream = store.append_many([first, append("a", exact(1)), append("b")])
+        assert again == Appended("a", 1, 1, duplicate=True)
+        assert isinstance(refused, ConcurrencyError)
+        assert refused.broken
+        assert other_stream == Appended("b", 1, 2)
+
     def test_a_repetition_inside_one_batch_is_stored_once(self, store: Store) -> None:
         wanted = append("a", NO_STREAM, "c")
         assert store.append_many([wanted, wanted]) == [
