@@ -1,5 +1,7 @@
 """The collections and indexes of the ledger's database, each index with the query it serves.
 
+Those of read models stand with their projections, which make them when they first run.
+
 There is no TTL index on purpose: an event that expires would tear a hole in the audit trail.
 """
 
@@ -21,6 +23,7 @@ CHECKPOINTS = "projections_metadata"
 PAYMENTS = "payment_read_models"
 STATISTICS = "payment_statistics"
 TRENDS = "payment_trends"
+DEAD_LETTERS = "projection_dead_letters"
 SUBSCRIPTIONS = "subscriptions"
 PARKED_EVENTS = "parked_events"
 LOG_CHAIN = "log_chain"
@@ -35,9 +38,7 @@ COLLECTIONS = (
     COUNTERS,
     REJECTIONS,
     CHECKPOINTS,
-    PAYMENTS,
-    STATISTICS,
-    TRENDS,
+    DEAD_LETTERS,
     SUBSCRIPTIONS,
     LOG_CHAIN,
     PARKED_EVENTS,
@@ -135,36 +136,6 @@ INDEXES = (
         partial={"userId": {"$exists": True}},
     ),
     Index(
-        PAYMENTS,
-        "payments_organization",
-        (("organizationId", ASCENDING), ("firstPosition", DESCENDING)),
-        "an organization's payments, the last opened first, page by page",
-    ),
-    Index(
-        PAYMENTS,
-        "payments_organization_status",
-        (("organizationId", ASCENDING), ("status", ASCENDING), ("firstPosition", DESCENDING)),
-        "an organization's payments in one status, the last opened first, page by page",
-    ),
-    Index(
-        STATISTICS,
-        "statistics_organization",
-        (("organizationId", ASCENDING), ("status", ASCENDING), ("currency", ASCENDING)),
-        "the statistics of one organization",
-    ),
-    Index(
-        TRENDS,
-        "trends_organization",
-        (("organizationId", ASCENDING), ("day", ASCENDING), ("currency", ASCENDING), ("status", ASCENDING)),
-        "the days of one organization in a range",
-    ),
-    Index(
-        TRENDS,
-        "trends_day",
-        (("day", ASCENDING),),
-        "the days of all organizations in a range",
-    ),
-    Index(
         PARKED_EVENTS,
         "parked_in_order",
         (("subscription", ASCENDING), ("position", ASCENDING)),
@@ -175,6 +146,18 @@ INDEXES = (
         "parked_of_stream",
         (("subscription", ASCENDING), ("aggregateId", ASCENDING)),
         "has a subscription parked an event of this stream",
+    ),
+    Index(
+        DEAD_LETTERS,
+        "dead_letters_in_order",
+        (("projectionName", ASCENDING), ("position", ASCENDING)),
+        "what a projection has set aside, in order",
+    ),
+    Index(
+        DEAD_LETTERS,
+        "dead_letters_of_stream",
+        (("projectionName", ASCENDING), ("aggregateId", ASCENDING), ("position", ASCENDING)),
+        "the streams of which a projection has set events aside, and these in order",
     ),
 )
 

@@ -4,30 +4,38 @@ move in one transaction, so every event counts exactly once, whoever runs, crash
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 import bson
 import polars as pl
 import pyarrow as pa
-from bson.raw_bson import RawBSONDocument
-from pymongo import ReplaceOne
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
+from pymongo.errors import DuplicateKeyError
 
 from ledgerlake.errors import LedgerLakeError
-from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents
-from ledgerlake.eventstore.columnar import head, read_columns
+from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents, ArchiveError
+from ledgerlake.eventstore.columnar import GapError, head, read_columns
+from ledgerlake.mongo.indexes import ensure_schema
+from ledgerlake.mongo.steps import run
 from ledgerlake.mongo.transactions import UnknownCommit
-from ledgerlake.projections import checkpoints
-from ledgerlake.projections.checkpoints import REBUILDING, checkpoint
-from ledgerlake.projections.emptying import reset
-from ledgerlake.projections.model import Document, Projection, ProjectionError, ProjectionStopped, not_in_step
+from ledgerlake.projections import checkpoints, dead_letters
+from ledgerlake.projections.batch import Changes, Prepared, columns_of, prepare, write
+from ledgerlake.projections.checkpoints import Slot, collection_of
+from ledgerlake.projections.dead_letters import MOST_STREAMS, NOTHING_SET_ASIDE, SetAside
+from ledgerlake.projections.model import (
+    NotInStep,
+    OnPoison,
+    Projection,
+    ProjectionError,
+    ProjectionOutdated,
+    ProjectionStopped,
+)
 from ledgerlake.projections.observed import observed
 from ledgerlake.projections.transaction import TooLarge, in_transaction
 from ledgerlake.telemetry.port import Telemetry
@@ -36,46 +44,44 @@ Db = Database[dict[str, Any]]
 # The events with after < position <= up_to, with these columns.
 _Read: TypeAlias = Callable[[int, int, list[str]], pa.Table]
 
-_DUPLICATE_KEY: Final = 11000
 # After so many batches of a halved size the next ones are twice as large again.
 _GROW_AFTER: Final = 16
+# Seconds before an event that can not be folded is tried again.
+PAUSES: Final = (0.05, 0.1, 0.2)
 # What events that can not be folded lead to; a server that is away raises something else.
-_POISON: Final = (
+POISON: Final = (
     LedgerLakeError,
     pl.exceptions.PolarsError,
     bson.errors.BSONError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
+    RuntimeError,
     TypeError,
     ValueError,
 )
+# No event is to blame for these, so none is set aside for them.
+_NO_EVENT: Final = (GapError, ArchiveError, NotInStep)
+
+
+class SlotGone(ProjectionError):
+    """The checkpoint that was to be moved is no more: the read model was swapped, or split anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What an advance did: the checkpoint before and after, and events and batches that it took itself."""
+    """What an advance did: the checkpoint before and after, and events and batches that it took itself.
+
+    `set_aside` of the events went to the dead letters instead of into the read model.
+    """
 
     projection: str
     from_position: int
     to_position: int
     events: int
     batches: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A range of the log, read and folded, ready to be committed.
-
-    `fresh` are the documents that begin in it; `deltas` is what it adds to documents that may be stored.
-    """
-
-    after: int
-    up_to: int
-    fresh: list[Document | RawBSONDocument]
-    deltas: pl.DataFrame
-    last_event_id: str
-    last_timestamp: datetime
+    set_aside: int = 0
 
 
 class _BatchSize:
@@ -89,6 +95,10 @@ class _BatchSize:
         """Half of the batch that failed; False when it had one event only."""
         self.events, self._taken = max(1, events // 2), 0
         return events > 1
+
+    def found(self) -> None:
+        """The event that batches were halved for is out of the way."""
+        self.events, self._taken = self._largest, 0
 
     def taken(self) -> None:
         """A batch went through."""
@@ -105,11 +115,14 @@ def advance(
     on_progress: Callable[[int, int], None] | None = None,
     archive: ArchivedEvents = NO_ARCHIVE,
     telemetry: Telemetry | None = None,
+    slot: Slot | None = None,
+    on_poison: OnPoison = OnPoison.PARK,
 ) -> Advance:
     """Take the events after the checkpoint, up to `up_to` (default: the head of the log at the start).
 
     Several runners at once are safe: one of them moves the checkpoint, the others drop their batch. A
-    stopped projection tries again where it stands, and is live again once that works.
+    stopped projection tries again where it stands, and is live again once that works. A projection that is
+    split over workers is advanced by a thread for each.
 
     Args:
         batch: events folded in one transaction; halved by itself where the server finds it too long,
@@ -117,147 +130,248 @@ def advance(
         on_progress: called with events done and events to do, after every batch.
         archive: where the events lie that were archived; needed by a projection that is filled anew.
         telemetry: told of every batch, if given.
+        slot: advance this one only: a worker of a split projection, or the shadow of a rebuild.
+        on_poison: what becomes of an event that can not be folded, where the projection does not say.
 
     Raises:
         ProjectionStopped: a gap in the log, or an event that can not be folded; the projection is
             marked so, with its error, and stands right before that event.
-        ProjectionError: the checkpoint belongs to another version of the projection's definition.
+        ProjectionOutdated: the checkpoint belongs to another version of the projection's definition.
+        SlotGone: there is no such slot any more.
+        ProjectionError: MongoDB did not say whether a batch was written; run it again.
         ValueError: a batch of no events.
     """
     if batch < 1:
         raise ValueError(f"A batch has at least one event, not {batch}.")
-    checkpoints.create(db, projection)
-    start = position = _standing(db, projection)
-    read = partial(read_columns, db, archive=archive)
-    commit = _commit if telemetry is None else observed(_commit, telemetry)
-    target = head(db) if up_to is None else min(up_to, head(db))
-    events = batches = 0
-    size = _BatchSize(batch)
-    ahead: Future[_Prepared] | None = None
-    with ThreadPoolExecutor(1, thread_name_prefix="fold") as pool:
-        while position < target:
-            end = min(position + size.events, target)
-            try:
-                prepared = _take(read, projection, ahead, position, end)
-                end = prepared.up_to
-                # The next batch is read and folded while this one is committed.
-                following = min(end + size.events, target)
-                ahead = pool.submit(_prepare, read, projection, end, following) if end < target else None
-                moved = commit(db, projection, prepared)
-            except UnknownCommit as error:
-                raise ProjectionError(
-                    f"MongoDB did not say whether {projection.name} moved to position {end} ({error}).",
-                    "Run it again: the checkpoint tells.",
-                ) from error
-            except TooLarge:
-                if not size.halve(end - position):
-                    raise
-                continue
-            except _POISON as error:
-                # In halves down to the event itself: all before it are taken, and the error names it.
-                if not size.halve(end - position):
-                    raise _stopped(db, projection, position, error) from error
-                continue
-            if moved:
-                events += end - position
-                batches += 1
-                position = end
-                size.taken()
-            else:
-                position = _standing(db, projection)
-            if on_progress is not None:
-                on_progress(min(max(position, start), target) - start, target - start)
-    return Advance(projection.name, start, position, events, batches)
+
+    def advanced(slot: Slot, on_progress: Callable[[int, int], None] | None) -> Advance:
+        runner = _Runner(db, projection, slot, archive, projection.on_poison or on_poison)
+        return runner.advance(up_to, batch, on_progress, telemetry)
+
+    if slot is not None:
+        return advanced(slot, on_progress)
+    while True:
+        found = [live for live, _ in live_slots(db, projection)]
+        try:
+            if len(found) == 1:
+                return advanced(found[0], on_progress)
+            return _side_by_side(found, advanced, on_progress)
+        except SlotGone:
+            continue  # it was swapped or split meanwhile: go on with what is live now
 
 
-def _standing(db: Db, projection: Projection) -> int:
-    """The position to go on from, after finishing a reset that was cut short."""
-    while (found := checkpoint(db, projection.name)).status == REBUILDING:
-        reset(db, projection)
-    if found.version != projection.version:
-        raise ProjectionError(
-            f"{projection.name} was filled by version {found.version} of its definition; "
-            f"this program has version {projection.version}.",
-            f"Fill it anew: `ledgerlake refresh --rebuild {projection.name}`.",
-        )
-    return found.position
+def live_slots(db: Db, projection: Projection) -> list[tuple[Slot, checkpoints.Checkpoint]]:
+    """The live slots of a projection, by part, with their checkpoints; made, if it has never run."""
+    while not (found := checkpoints.slots(db, projection.name)):
+        open_slot(db, projection, Slot(projection.name))
+    return found
 
 
-def _take(
-    read: _Read, projection: Projection, ahead: Future[_Prepared] | None, after: int, up_to: int
-) -> _Prepared:
-    """What was prepared ahead, if it starts at `after` and is no longer; else the range, prepared now."""
-    if ahead is not None and ahead.exception() is None:
-        prepared = ahead.result()
-        if prepared.after == after and prepared.up_to <= up_to:
-            return prepared
-    return _prepare(read, projection, after, up_to)
+def open_slot(db: Db, projection: Projection, slot: Slot) -> None:
+    """Make the slot's collections with their indexes, and its checkpoint at position 0, unless there is one.
 
+    A live slot is not made where the projection has another one.
+    """
+    make_models(db, projection, slot.generation)
 
-def _prepare(read: _Read, projection: Projection, after: int, up_to: int) -> _Prepared:
-    columns = dict.fromkeys((*projection.columns, "position", "event_id", "occurred_at"))
-    table = read(after, up_to, list(columns))
-    last = table.slice(table.num_rows - 1).to_pylist()[0]
-    events = pl.from_arrow(table)
-    assert isinstance(events, pl.DataFrame)
-    deltas = projection.fold(events)
-    # Made here, beside the commit of the batch before: the transaction itself is kept short.
-    fresh = list(projection.render(deltas.filter(projection.starts)))
-    rest = deltas.filter(~projection.starts)
-    return _Prepared(after, up_to, fresh, rest, last["event_id"], last["occurred_at"])
+    def create(session: ClientSession) -> bool:
+        there = [live for live, _ in checkpoints.slots(db, projection.name, session)]
+        if slot.shadow:
+            there = [slot] if checkpoints.slot_checkpoint(db, slot, session) is not None else []
+        if not there:
+            checkpoints.create(db, projection, slot, session)
+        return True
 
-
-def _stopped(db: Db, projection: Projection, position: int, error: Exception) -> ProjectionStopped:
-    checkpoints.stop(db, projection, position, f"{type(error).__name__}: {error}")
-    return ProjectionStopped(
-        f"{projection.name} stopped at position {position + 1}: {error}",
-        f"Mend the cause, then run `ledgerlake refresh`: it goes on with position {position + 1}.",
-    )
-
-
-def _commit(db: Db, projection: Projection, prepared: _Prepared) -> bool:
-    """Write read model and checkpoint in one transaction; False when another runner did the work."""
     try:
-        return in_transaction(db, lambda session: _write(db, projection, prepared, session))
-    except BulkWriteError as error:
-        for failed in error.details.get("writeErrors", ()):
-            if failed.get("code") == _DUPLICATE_KEY:
-                key = failed.get("keyValue", {}).get("_id")
-                raise not_in_step(projection.name, f"holds {key!r} already") from error
-        raise
+        in_transaction(db, create)
+    except DuplicateKeyError:
+        pass  # another runner was faster
+    except UnknownCommit as error:
+        raise _unknown(f"{slot.id} was begun", error) from error
 
 
-def _write(db: Db, projection: Projection, prepared: _Prepared, session: ClientSession) -> bool:
-    # The checkpoint first: it is what two runners collide on, before either has done any work.
-    moved = checkpoints.move(
+def make_models(db: Db, projection: Projection, generation: int) -> None:
+    """Make a generation's collections and indexes, where they are missing."""
+    indexes = [*projection.indexes, *(index for each in projection.derived for index in each.indexes)]
+    ensure_schema(
         db,
-        projection,
-        prepared.after,
-        prepared.up_to,
-        prepared.last_event_id,
-        prepared.last_timestamp,
-        session,
+        [collection_of(name, generation) for name in projection.models],
+        [replace(index, collection=collection_of(index.collection, generation)) for index in indexes],
     )
-    if not moved:
-        return False
-    model = db[projection.name]
-    fresh = list(prepared.fresh)
-    changed: list[ReplaceOne[Any]] = []
-    if prepared.deltas.height:
-        keys = prepared.deltas["key"].to_list()
-        fields = dict.fromkeys(projection.fields, 1)
-        stored = list(model.find({"_id": {"$in": keys}}, fields, session=session))
-        known = {document["_id"] for document in stored}
-        deltas = prepared.deltas
-        if stored:
-            deltas = projection.merge(pl.concat([projection.recall(stored), deltas], how="vertical"))
-        for key, document in zip(deltas["key"], projection.render(deltas), strict=True):
-            if key in known:
-                changed.append(ReplaceOne({"_id": key}, document))
-            else:
-                fresh.append(document)
-    if fresh:
-        model.insert_many(fresh, ordered=False, session=session)
-    if changed:
-        model.bulk_write(changed, ordered=False, session=session)
-    return True
+
+
+def outdated(projection: Projection, found: checkpoints.Checkpoint) -> ProjectionOutdated:
+    """The error for a read model that another version of the definition has filled."""
+    return ProjectionOutdated(
+        f"{projection.name} was filled by version {found.version} of its definition; "
+        f"this program has version {projection.version}.",
+        f"Fill it anew: `ledgerlake rebuild {projection.name}`.",
+    )
+
+
+def _side_by_side(
+    slots: list[Slot],
+    advanced: Callable[[Slot, Callable[[int, int], None] | None], Advance],
+    on_progress: Callable[[int, int], None] | None,
+) -> Advance:
+    told: dict[Slot, tuple[int, int]] = {}
+
+    def tell(slot: Slot, done: int, total: int) -> None:
+        told[slot] = (done, total)
+        if on_progress is not None:
+            each = list(told.values())
+            on_progress(sum(done for done, _ in each) // len(slots), max(total for _, total in each))
+
+    with ThreadPoolExecutor(len(slots), thread_name_prefix="part") as pool:
+        acts = [pool.submit(advanced, slot, partial(tell, slot)) for slot in slots]
+    done = [act.result() for act in acts]
+    return Advance(
+        done[0].projection,
+        min(each.from_position for each in done),
+        min(each.to_position for each in done),
+        sum(each.events for each in done),
+        sum(each.batches for each in done),
+        sum(each.set_aside for each in done),
+    )
+
+
+class _Runner:
+    """One advance of one slot."""
+
+    def __init__(
+        self, db: Db, projection: Projection, slot: Slot, archive: ArchivedEvents, on_poison: OnPoison
+    ) -> None:
+        self.db, self.projection, self.slot = db, projection, slot
+        self._on_poison = on_poison
+        self._read: _Read = partial(read_columns, db, archive=archive)
+        self._aside = NOTHING_SET_ASIDE
+
+    def advance(
+        self,
+        up_to: int | None,
+        batch: int,
+        on_progress: Callable[[int, int], None] | None,
+        telemetry: Telemetry | None,
+    ) -> Advance:
+        db, projection, slot = self.db, self.projection, self.slot
+        start = position = self._standing()
+        commit = _commit if telemetry is None else observed(_commit, telemetry)
+        target = head(db) if up_to is None else min(up_to, head(db))
+        events = batches = aside = attempts = 0
+        size = _BatchSize(batch)
+        ahead: Future[Prepared] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="fold") as pool:
+            while position < target:
+                end = min(position + size.events, target)
+                try:
+                    prepared = self._take(ahead, position, end)
+                    end = prepared.up_to
+                    # The next batch is read and folded while this one is committed.
+                    following = min(end + size.events, target)
+                    ahead = pool.submit(self._prepare, end, following, self._aside) if end < target else None
+                    moved = commit(db, projection, slot, prepared)
+                except UnknownCommit as error:
+                    raise _unknown(f"{projection.name} moved to position {end}", error) from error
+                except TooLarge:
+                    if not size.halve(end - position):
+                        raise
+                    continue
+                except POISON as error:
+                    # In halves down to the event itself: all before it are taken, and the error names it.
+                    if size.halve(end - position):
+                        continue
+                    if attempts < len(PAUSES):
+                        time.sleep(PAUSES[attempts])
+                        attempts += 1
+                        continue
+                    ahead = Future()
+                    ahead.set_result(self._without(position, error, attempts + 1))
+                    size.found()
+                    continue
+                attempts = 0
+                if moved:
+                    events += prepared.events
+                    aside += len(prepared.letters)
+                    batches += 1
+                    position = end
+                    size.taken()
+                if not moved or prepared.changed:
+                    position = self._standing()
+                if on_progress is not None:
+                    on_progress(min(max(position, start), target) - start, target - start)
+        return Advance(projection.name, start, position, events, batches, aside)
+
+    def _standing(self) -> int:
+        """The position to go on from."""
+        db, projection = self.db, self.projection
+        found = checkpoints.slot_checkpoint(db, self.slot)
+        if found is None:
+            raise SlotGone(
+                f"{self.slot.id} has no generation {self.slot.generation} any more.",
+                "It was swapped or split meanwhile: run it again.",
+            )
+        if found.version != projection.version:
+            raise outdated(projection, found)
+        self._aside = dead_letters.set_aside(db, self.slot, found)
+        return found.position
+
+    def _take(self, ahead: Future[Prepared] | None, after: int, up_to: int) -> Prepared:
+        """What was prepared ahead, if it starts at `after` and is no longer; else the range, prepared now."""
+        if ahead is not None and ahead.exception() is None:
+            prepared = ahead.result()
+            fits = prepared.after == after and prepared.up_to <= up_to
+            if fits and prepared.set_aside == self._aside.changes:
+                return prepared
+        return self._prepare(after, up_to, self._aside)
+
+    def _prepare(self, after: int, up_to: int, aside: SetAside) -> Prepared:
+        table = self._read(after, up_to, columns_of(self.projection, self.slot, aside))
+        return prepare(self.projection, self.slot, table, after, up_to, aside)
+
+    def _without(self, position: int, error: Exception, attempts: int) -> Prepared:
+        """The batch that sets the event after `position` aside.
+
+        Raises:
+            ProjectionStopped: the projection is to stop, or no event is to blame.
+        """
+        if self._on_poison is OnPoison.PARK or isinstance(error, _NO_EVENT):
+            raise self._stopped(position, error) from error
+        slot, aside = self.slot, self._aside
+        at = position + 1
+        found = dead_letters.letter(self.db, slot, at, f"{type(error).__name__}: {error}", attempts)
+        if found is None or len(aside.streams) >= MOST_STREAMS:
+            raise self._stopped(position, error) from error
+        letter, timestamp = found
+        # One that can not even be read meets all parts of a split projection; it is the dead letter of one.
+        mine = slot.part is None or slot.part.takes(letter.stream_id)
+        return Prepared(
+            position,
+            at,
+            int(mine),
+            Changes(),
+            letter.event_id,
+            timestamp,
+            (letter,) if mine else (),
+            aside.changes,
+            changed=mine and letter.stream_id not in aside.streams,
+        )
+
+    def _stopped(self, position: int, error: Exception) -> ProjectionStopped:
+        name = self.projection.name
+        again = f"rebuild {name}" if self.slot.shadow else "refresh"
+        checkpoints.stop(self.db, self.slot, position, f"{type(error).__name__}: {error}")
+        return ProjectionStopped(
+            f"{name} stopped at position {position + 1}: {error}",
+            f"Mend the cause, then run `ledgerlake {again}`: it goes on with position {position + 1}.",
+        )
+
+
+def _commit(db: Db, projection: Projection, slot: Slot, prepared: Prepared) -> bool:
+    """Write read model and checkpoint in one transaction; False when another runner did the work."""
+    return in_transaction(db, lambda session: run(write(db, projection, slot, prepared, session)))
+
+
+def _unknown(what: str, error: UnknownCommit) -> ProjectionError:
+    return ProjectionError(
+        f"MongoDB did not say whether {what} ({error}).", "Run it again: the checkpoint tells."
+    )

@@ -9,7 +9,22 @@ import polars as pl
 
 from ledgerlake.domain.events import EVENT_STATUS, SCHEMA_VERSION
 from ledgerlake.domain.money import exponent
-from ledgerlake.projections.model import Document, Projection, ProjectionError, as_int64, int64_sum
+from ledgerlake.mongo.indexes import Index
+from ledgerlake.projections.model import Document, Field, Projection, ProjectionError, as_int64, int64_sum
+
+# Fields that statistics and trends share.
+ORGANIZATION = Field("organizationId", "string", "", "the organization")
+CURRENCY = Field("currency", "string", "", "ISO 4217 code")
+STATUS = Field("status", "string", "", "the outcome of the movements: completed, failed or refunded")
+COUNT = Field("count", "long", "movements", "how many there are")
+
+
+def amounts(*names: str) -> tuple[Field, ...]:
+    """Amounts of movements in minor units, such as totalMinor."""
+    return tuple(
+        Field(f"{name}Minor", "long", "minor units", f"{name} of the movements' amounts") for name in names
+    )
+
 
 COLUMNS = ("event_type", "schema_version", "organization_id", "currency", "amount_minor", "occurred_at")
 INSTANT = pl.Datetime("ms", "UTC")
@@ -35,16 +50,17 @@ def with_status(events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def totals(frame: pl.DataFrame, by: Sequence[str], **more: pl.Expr) -> pl.DataFrame:
-    """Count, total, min and max of rows that hold the same, by key; `more` adds aggregates."""
+def counts(frame: pl.DataFrame, by: Sequence[str], **more: pl.Expr) -> pl.DataFrame:
+    """Count and total of rows that hold the same, by key; `more` adds aggregates."""
     grouped = frame.group_by(by, maintain_order=True).agg(
-        count=pl.col("count").sum(),
-        totalMinor=int64_sum("totalMinor"),
-        minMinor=pl.col("minMinor").min(),
-        maxMinor=pl.col("maxMinor").max(),
-        **more,
+        count=pl.col("count").sum(), totalMinor=int64_sum("totalMinor"), **more
     )
     return as_int64(grouped, "totalMinor")
+
+
+def totals(frame: pl.DataFrame, by: Sequence[str], **more: pl.Expr) -> pl.DataFrame:
+    """Count, total, min and max of rows that hold the same, by key; `more` adds aggregates."""
+    return counts(frame, by, minMinor=pl.col("minMinor").min(), maxMinor=pl.col("maxMinor").max(), **more)
 
 
 def movements() -> dict[str, pl.Expr]:
@@ -66,20 +82,28 @@ def movement_projection(
     fold: Callable[[pl.DataFrame], pl.DataFrame],
     merge: Callable[[pl.DataFrame], pl.DataFrame],
     render: Callable[[pl.DataFrame], list[Document]],
+    fields: tuple[Field, ...] = (),
+    indexes: tuple[Index, ...] = (),
+    columns: tuple[str, ...] = (),
+    events: frozenset[str] | None = None,
 ) -> Projection:
-    """A projection of totals; its documents have the fields of `schema`, with `key` as their _id."""
+    """A projection of totals; its documents have at least the fields of `schema`, with `key` as their _id.
+
+    `fields` says what its documents hold, and `indexes` how they are found; it takes `columns` of the log
+    besides those that all of them take, and only these `events`, if given.
+    """
 
     def recall(documents: Sequence[Document]) -> pl.DataFrame:
-        columns = {
+        values = {
             column: [document["_id" if column == "key" else column] for document in documents]
             for column in schema
         }
-        return pl.DataFrame(columns, schema=dict(schema))
+        return pl.DataFrame(values, schema=dict(schema))
 
     return Projection(
         name=name,
         version=version,
-        columns=COLUMNS,
+        columns=(*COLUMNS, *columns),
         fields=tuple(column for column in schema if column != "key"),
         fold=fold,
         recall=recall,
@@ -87,4 +111,7 @@ def movement_projection(
         render=render,
         # Any group may have been there before.
         starts=pl.lit(False),
+        schema=fields,
+        indexes=indexes,
+        events=events,
     )

@@ -9,6 +9,7 @@ from pymongo.database import Database
 
 from ledgerlake.eventstore.columnar import head
 from ledgerlake.mongo.indexes import EVENTS
+from ledgerlake.projections.checkpoints import Slot
 from ledgerlake.projections.model import Projection
 from ledgerlake.telemetry.port import Telemetry
 
@@ -19,15 +20,15 @@ MOST_CORRELATIONS: Final = 100
 
 
 def observed(
-    commit: Callable[[Db, Projection, Any], bool], telemetry: Telemetry
-) -> Callable[[Db, Projection, Any], bool]:
+    commit: Callable[[Db, Projection, Slot, Any], bool], telemetry: Telemetry
+) -> Callable[[Db, Projection, Slot, Any], bool]:
     """`commit`, with a span for the batch, one for each correlation in it, and the lag that is left."""
 
-    def told(db: Db, projection: Projection, prepared: Any) -> bool:
+    def told(db: Db, projection: Projection, slot: Slot, prepared: Any) -> bool:
         after, up_to = prepared.after, prepared.up_to
         with telemetry.projecting(projection.name, after, up_to, _correlations(db, after, up_to)) as outcome:
             try:
-                moved = commit(db, projection, prepared)
+                moved = commit(db, projection, slot, prepared)
             except BaseException as error:
                 outcome.failed(type(error).__name__)
                 raise

@@ -36,6 +36,8 @@ _FIXED: Final[dict[str, tuple[bytes, Any]]] = {
     "attempts": _INT,
     "failures": _INT,
     "refunds": _INT,
+    "failuresBefore": _INT,
+    "openedAt": _DATE,
     "firstAt": _DATE,
     "lastAt": _DATE,
     "version": _LONG,
@@ -66,18 +68,18 @@ def payment_documents(states: pl.DataFrame) -> list[RawBSONDocument]:
 
     Args:
         states: columns named as the document's fields, `key` for its id; amounts as their minor units
-            only, int64; dates as timestamps in milliseconds. No nulls but in userId, lastFailureReason
-            and completedAt.
+            only, int64; dates as timestamps in milliseconds. No nulls but in userId, lastFailureReason,
+            completedAt, firstRefundAt and firstFailedAt.
     """
     fixed = _fixed_fields(states)
     width = _TEMPLATE.itemsize
     documents: list[RawBSONDocument] = []
     texts = states.select(
         "key", "organizationId", "currency", "status", "userId", "lastFailureReason",
-        pl.col("completedAt").cast(pl.Int64),
+        pl.col("completedAt", "firstRefundAt", "firstFailedAt").cast(pl.Int64),
     )  # fmt: skip
     start = 0
-    for key, organization, currency, status, user, reason, completed in texts.iter_rows():
+    for key, organization, currency, status, user, reason, completed, refunded, failed in texts.iter_rows():
         name = _text(key)
         end = start + width
         content = b"".join(
@@ -89,9 +91,9 @@ def payment_documents(states: pl.DataFrame) -> list[RawBSONDocument]:
                 _group(organization, currency, status),
                 b"\x0auserId\0" if user is None else b"\x02userId\0" + _text(user),
                 b"\x0alastFailureReason\0" if reason is None else b"\x02lastFailureReason\0" + _text(reason),
-                b"\x0acompletedAt\0"
-                if completed is None
-                else b"\x09completedAt\0" + completed.to_bytes(8, "little", signed=True),
+                b"\x0acompletedAt\0" if completed is None else b"\x09completedAt\0" + _date(completed),
+                b"\x0afirstRefundAt\0" if refunded is None else b"\x09firstRefundAt\0" + _date(refunded),
+                b"\x0afirstFailedAt\0" if failed is None else b"\x09firstFailedAt\0" + _date(failed),
                 fixed[start:end],
                 b"\0",
             )
@@ -131,6 +133,10 @@ def _group(organization: str, currency: str, status: str) -> bytes:
             _text(status),
         )
     )
+
+
+def _date(milliseconds: int) -> bytes:
+    return milliseconds.to_bytes(8, "little", signed=True)
 
 
 def _text(value: str) -> bytes:

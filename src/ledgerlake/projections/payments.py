@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import polars as pl
 from bson.raw_bson import RawBSONDocument
+from pymongo import ASCENDING, DESCENDING
 
-from ledgerlake.projections.model import Document, Projection, as_int64, int64_sum, not_in_step
-from ledgerlake.projections.movements import INSTANT, with_status
+from ledgerlake.mongo.indexes import Index
+from ledgerlake.projections.model import Document, Field, Projection, as_int64, int64_sum, not_in_step
+from ledgerlake.projections.movements import CURRENCY, INSTANT, ORGANIZATION, with_status
 from ledgerlake.projections.payment_documents import payment_documents
+from ledgerlake.projections.payment_totals import PAYMENT_STATES, REFUND_LATENCY, RETRY_RECOVERY, with_state
 
 _NAME = "payment_read_models"
 _COLUMNS = (
@@ -22,6 +25,7 @@ _COLUMNS = (
     "currency",
     "organization_id",
     "user_id",
+    "attempt",
     "reason",
     "unreferenced",
     "schema_version",
@@ -39,11 +43,15 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "attempts": pl.Int32,
     "failures": pl.Int32,
     "refunds": pl.Int32,
+    "completing": pl.Int32,
     "reason": pl.String,
     "unreferenced": pl.Boolean,
+    "openedAt": INSTANT,
     "firstAt": INSTANT,
     "lastAt": INSTANT,
     "completedAt": INSTANT,
+    "firstRefundAt": INSTANT,
+    "firstFailedAt": INSTANT,
     "since": pl.Int64,
     "version": pl.Int64,
     "firstPosition": pl.Int64,
@@ -69,12 +77,16 @@ def _fold(events: pl.DataFrame) -> pl.DataFrame:
         attempts=(processed | failed).cast(pl.Int32),
         failures=failed.cast(pl.Int32),
         refunds=refunded.cast(pl.Int32),
+        completing=pl.when(processed).then(pl.col("attempt")),
         # A failure without a reason still is the last failure: its reason is the empty text until rendered.
         reason=pl.when(failed).then(pl.col("reason").fill_null("")),
         unreferenced=pl.col("unreferenced"),
+        openedAt=at,
         firstAt=at,
         lastAt=at,
         completedAt=pl.when(processed).then(at),
+        firstRefundAt=pl.when(refunded).then(at),
+        firstFailedAt=pl.when(failed).then(at),
         since=pl.col("version"),
         version=pl.col("version"),
         firstPosition=pl.col("position"),
@@ -85,13 +97,13 @@ def _fold(events: pl.DataFrame) -> pl.DataFrame:
 
 def _merge(rows: pl.DataFrame) -> pl.DataFrame:
     merged = rows.group_by("key", maintain_order=True).agg(
-        pl.col("organizationId", "currency", "since", "firstPosition").first(),
+        pl.col("organizationId", "currency", "openedAt", "since", "firstPosition").first(),
         pl.col("userId").drop_nulls().first(),
-        pl.col("processed", "failed", "reason", "completedAt").drop_nulls().last(),
+        pl.col("processed", "completing", "failed", "reason", "completedAt").drop_nulls().last(),
         int64_sum("refunded").alias("refunded"),
         pl.col("attempts", "failures", "refunds").sum(),
         pl.col("unreferenced").any(),
-        pl.col("firstAt").min(),
+        pl.col("firstAt", "firstRefundAt", "firstFailedAt").min(),
         pl.col("lastAt").max(),
         pl.col("version", "position").last(),
         versions=(pl.col("version") - pl.col("since") + 1).sum(),
@@ -116,11 +128,15 @@ def _recall(documents: Sequence[Document]) -> pl.DataFrame:
             "attempts": document["attempts"],
             "failures": document["failures"],
             "refunds": document["refunds"],
+            "completing": document["failuresBefore"] + 1 if document["completedAt"] is not None else None,
             "reason": (document["lastFailureReason"] or "") if document["failures"] else None,
             "unreferenced": document["unreferenced"],
+            "openedAt": document["openedAt"],
             "firstAt": document["firstAt"],
             "lastAt": document["lastAt"],
             "completedAt": document["completedAt"],
+            "firstRefundAt": document["firstRefundAt"],
+            "firstFailedAt": document["firstFailedAt"],
             "since": 1,
             "version": document["version"],
             "firstPosition": document["firstPosition"],
@@ -134,31 +150,20 @@ def _recall(documents: Sequence[Document]) -> pl.DataFrame:
 def _render(deltas: pl.DataFrame) -> list[RawBSONDocument]:
     for key, since in deltas.filter(pl.col("since") != 1).select("key", "since").iter_rows():
         raise not_in_step(_NAME, f"has taken the events of {key!r} before version {since}, but lacks it")
-    processed = pl.col("processed")
-    refunded = pl.col("refunded")
-    amount = pl.coalesce(pl.when("unreferenced").then(refunded), processed, "failed")
-    net = processed.fill_null(0) - refunded
-    states = deltas.with_columns(
-        status=pl.when("unreferenced")
-        .then(pl.lit("refunded"))
-        .when(processed.is_null())
-        .then(pl.lit("failed"))
-        .when(refunded == 0)
-        .then(pl.lit("completed"))
-        .when(refunded < processed)
-        .then(pl.lit("partially_refunded"))
-        .otherwise(pl.lit("refunded")),
-        amountMinor=amount,
-        refundedMinor=refunded,
-        netMinor=net,
-        lastFailureReason=pl.when(pl.col("reason") != "").then("reason"),
-    )
+    states = with_state(deltas).with_columns(lastFailureReason=pl.when(pl.col("reason") != "").then("reason"))
     return payment_documents(states)
+
+
+def _money(name: str, meaning: str) -> tuple[Field, Field]:
+    return (
+        Field(f"{name}Minor", "long", "minor units", meaning),
+        Field(name, "decimal", "units of the currency", "the same"),
+    )
 
 
 PAYMENTS = Projection(
     name=_NAME,
-    version=1,
+    version=2,
     columns=_COLUMNS,
     fields=(
         "organizationId",
@@ -171,10 +176,14 @@ PAYMENTS = Projection(
         "attempts",
         "failures",
         "refunds",
+        "failuresBefore",
         "lastFailureReason",
+        "openedAt",
         "firstAt",
         "lastAt",
         "completedAt",
+        "firstRefundAt",
+        "firstFailedAt",
         "version",
         "firstPosition",
         "position",
@@ -184,4 +193,75 @@ PAYMENTS = Projection(
     merge=_merge,
     render=_render,
     starts=pl.col("since") == 1,
+    by_stream=True,
+    derived=(PAYMENT_STATES, REFUND_LATENCY, RETRY_RECOVERY),
+    schema=(
+        Field("_id", "string", "", "the payment's id"),
+        Field("paymentId", "string", "", "the same"),
+        ORGANIZATION,
+        CURRENCY,
+        Field(
+            "status", "string", "", "what it has come to: failed, completed, partially_refunded or refunded"
+        ),
+        Field("userId", "string or null", "", "whose it is, as its first event that says so says"),
+        Field("lastFailureReason", "string or null", "", "why its last failed attempt failed"),
+        Field("completedAt", "date or null", "", "when an attempt went through"),
+        Field("firstRefundAt", "date or null", "", "the earliest of its refunds"),
+        Field("firstFailedAt", "date or null", "", "the earliest of its failed attempts"),
+        Field("unreferenced", "bool", "", "a refund that names no payment"),
+        *_money("amount", "what was processed; if nothing was: its last attempt; unreferenced: the refund"),
+        *_money("refunded", "the sum of its refunds"),
+        *_money("net", "processed minus refunded; 0 while failed; unreferenced: minus the refund"),
+        Field("attempts", "int", "attempts", "that went through or failed"),
+        Field("failures", "int", "attempts", "that failed"),
+        Field("refunds", "int", "refunds", "how many there are"),
+        Field("failuresBefore", "int", "attempts", "that failed before one went through, or so far"),
+        Field("openedAt", "date", "", "when its first event happened"),
+        Field("firstAt", "date", "", "the earliest of its events"),
+        Field("lastAt", "date", "", "the latest of its events"),
+        Field("version", "long", "events", "version of its last event"),
+        Field("firstPosition", "long", "position", "of its first event"),
+        Field("position", "long", "position", "of its last event"),
+    ),
+    indexes=(
+        Index(
+            _NAME,
+            "payments_organization",
+            (("organizationId", ASCENDING), ("firstPosition", DESCENDING)),
+            "an organization's payments, the last opened first, page by page",
+        ),
+        Index(
+            _NAME,
+            "payments_organization_status",
+            (("organizationId", ASCENDING), ("status", ASCENDING), ("firstPosition", DESCENDING)),
+            "an organization's payments in one status, the last opened first, page by page",
+        ),
+        # What a page may be filtered on besides stands behind the sort: no document is read to be left out.
+        Index(
+            _NAME,
+            "payments_organization_amount",
+            (
+                ("organizationId", ASCENDING),
+                ("currency", ASCENDING),
+                ("amountMinor", ASCENDING),
+                ("firstPosition", ASCENDING),
+                ("status", ASCENDING),
+                ("openedAt", ASCENDING),
+            ),
+            "an organization's payments in one currency by amount, or in a range of amounts, page by page",
+        ),
+        Index(
+            _NAME,
+            "payments_organization_time",
+            (
+                ("organizationId", ASCENDING),
+                ("openedAt", ASCENDING),
+                ("firstPosition", ASCENDING),
+                ("status", ASCENDING),
+                ("currency", ASCENDING),
+                ("amountMinor", ASCENDING),
+            ),
+            "an organization's payments by the time they were opened, or in a range of it, page by page",
+        ),
+    ),
 )

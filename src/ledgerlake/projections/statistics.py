@@ -7,11 +7,24 @@ from decimal import Decimal
 
 import polars as pl
 from bson import Decimal128, Int64
+from pymongo import ASCENDING
 
 from ledgerlake.domain.money import exponent
 from ledgerlake.mongo.decimal128 import decimal128
-from ledgerlake.projections.model import Document
-from ledgerlake.projections.movements import INSTANT, movement_projection, movements, totals, with_status
+from ledgerlake.mongo.indexes import Index
+from ledgerlake.projections.model import Document, Field
+from ledgerlake.projections.movements import (
+    COUNT,
+    CURRENCY,
+    INSTANT,
+    ORGANIZATION,
+    STATUS,
+    amounts,
+    movement_projection,
+    movements,
+    totals,
+    with_status,
+)
 
 _BY = ("key", "organizationId", "status", "currency")
 _SCHEMA = {
@@ -78,4 +91,37 @@ def _render(deltas: pl.DataFrame) -> list[Document]:
     return documents
 
 
-STATISTICS = movement_projection("payment_statistics", 1, _SCHEMA, fold=_fold, merge=_merge, render=_render)
+def _units(name: str) -> Field:
+    return Field(name, "decimal", "units of the currency", f"{name} of the movements' amounts")
+
+
+STATISTICS = movement_projection(
+    "payment_statistics",
+    1,
+    _SCHEMA,
+    fold=_fold,
+    merge=_merge,
+    render=_render,
+    fields=(
+        Field("_id", "string", "", "organization|status|currency"),
+        ORGANIZATION,
+        STATUS,
+        CURRENCY,
+        COUNT,
+        *amounts("total", "min", "max"),
+        _units("total"),
+        Field("average", "decimal", "units of the currency", "total by count, to two decimals more"),
+        _units("min"),
+        _units("max"),
+        Field("firstAt", "date", "", "when the first of them happened"),
+        Field("lastAt", "date", "", "when the last of them happened"),
+    ),
+    indexes=(
+        Index(
+            "payment_statistics",
+            "statistics_organization",
+            (("organizationId", ASCENDING), ("status", ASCENDING), ("currency", ASCENDING)),
+            "the statistics of one organization",
+        ),
+    ),
+)

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import polars as pl
 from bson import Int64
+from pymongo import ASCENDING
 
 from ledgerlake.domain.money import exponent
 from ledgerlake.mongo.decimal128 import decimal128
-from ledgerlake.projections.model import Document
-from ledgerlake.projections.movements import INSTANT, movement_projection, movements, totals, with_status
+from ledgerlake.mongo.indexes import Index
+from ledgerlake.projections.model import Document, Field
+from ledgerlake.projections.movements import (
+    COUNT,
+    CURRENCY,
+    INSTANT,
+    ORGANIZATION,
+    STATUS,
+    amounts,
+    movement_projection,
+    movements,
+    totals,
+    with_status,
+)
 
 _BY = ("key", "organizationId", "day", "currency", "status")
 _SCHEMA = {
@@ -68,4 +81,37 @@ def _render(deltas: pl.DataFrame) -> list[Document]:
     ]
 
 
-TRENDS = movement_projection("payment_trends", 1, _SCHEMA, fold=_fold, merge=_merge, render=_render)
+TRENDS = movement_projection(
+    "payment_trends",
+    1,
+    _SCHEMA,
+    fold=_fold,
+    merge=_merge,
+    render=_render,
+    fields=(
+        Field("_id", "string", "", "organization|day|currency|status"),
+        ORGANIZATION,
+        Field("day", "date", "", "the UTC day on which they happened, its midnight"),
+        CURRENCY,
+        STATUS,
+        COUNT,
+        *amounts("total", "min", "max"),
+        Field("total", "decimal", "units of the currency", "total of the movements' amounts"),
+    ),
+    indexes=(
+        Index(
+            "payment_trends",
+            "trends_organization",
+            (
+                ("organizationId", ASCENDING),
+                ("day", ASCENDING),
+                ("currency", ASCENDING),
+                ("status", ASCENDING),
+            ),
+            "the days of one organization in a range",
+        ),
+        Index(
+            "payment_trends", "trends_day", (("day", ASCENDING),), "the days of all organizations in a range"
+        ),
+    ),
+)
