@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, lake, load, projections, reading
+from benchmarks import append, lake, live, load, projections, queries, reading, rebuild
 from benchmarks.measure import Figure, Scale
 from ledgerlake.mongo.embedded import ensure_running, stop
 from ledgerlake.settings import Settings
@@ -28,6 +28,9 @@ BENCHMARKS = {
     "import": load.run,
     "lake": lake.run,
     "projections": projections.run,
+    "queries": queries.run,
+    "live": live.run,
+    "rebuild": rebuild.run,
 }
 
 

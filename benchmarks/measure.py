@@ -25,6 +25,7 @@ from ledgerlake.eventstore.chain import START, links_over
 from ledgerlake.mongo.connection import open_database
 from ledgerlake.mongo.decimal128 import decimal128
 from ledgerlake.mongo.indexes import INDEXES
+from ledgerlake.projections import PROJECTIONS
 from ledgerlake.settings import Settings
 
 Db = Database[dict[str, Any]]
@@ -88,7 +89,8 @@ def twin(database: Db, name: str, of: str) -> Collection[dict[str, Any]]:
     """An empty collection with the indexes of another."""
     collection = database[name]
     collection.drop()
-    models = [index.model() for index in INDEXES if index.collection == of]
+    indexes = [*INDEXES, *(index for each in PROJECTIONS.values() for index in each.indexes)]
+    models = [index.model() for index in indexes if index.collection == of]
     collection.create_indexes(models)
     return collection
 
@@ -171,6 +173,16 @@ def fill(scale: Scale, database: Db, *, refunds: bool = True) -> None:
     )
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of a process that works with the settings."""
+    return {
+        **os.environ,
+        "LEDGERLAKE_HOME": str(settings.home),
+        "LEDGERLAKE_MONGODB_URI": settings.mongodb_uri or "",
+        "LEDGERLAKE_DATABASE": settings.database,
+    }
+
+
 def child(settings: Settings, code: str, *arguments: str) -> dict[str, Any]:
     """Run code in a process of its own; it prints one line of JSON. Adds its peak memory as `peak_mb`."""
     # Not ru_maxrss: a process inherits that of the one which started it.
@@ -179,15 +191,9 @@ def child(settings: Settings, code: str, *arguments: str) -> dict[str, Any]:
         "_peak = int(_r.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
         "print(_j.dumps({**result, 'peak_mb': _peak // 1024}))\n"
     )
-    environment = {
-        **os.environ,
-        "LEDGERLAKE_HOME": str(settings.home),
-        "LEDGERLAKE_MONGODB_URI": settings.mongodb_uri or "",
-        "LEDGERLAKE_DATABASE": settings.database,
-    }
     done = subprocess.run(
         [sys.executable, "-c", code + epilogue, *arguments],
-        env=environment,
+        env=environment(settings),
         stdout=subprocess.PIPE,
         check=True,
         text=True,

@@ -19,11 +19,20 @@ _LOG = ("log positions", "log amounts")
 _EVENTS_IN_PARQUET = ("lake segments", "lake events")
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "events": _LOG,
+    "events": (*_LOG, "dead letters"),
     "event_lake": _EVENTS_IN_PARQUET,
-    "payment_read_models": (*_LOG, "payment read models", "payment states"),
+    "payment_read_models": (
+        *_LOG,
+        "payment read models",
+        "payment states",
+        "payment state totals",
+        "refund latency",
+        "retry recovery",
+    ),
     "payment_statistics": (*_LOG, "payment statistics"),
     "payment_trends": (*_LOG, "payment trends", "payment trends by day"),
+    "failure_reasons": (*_LOG, "failure reasons"),
+    "payment_quarters": (*_LOG, "payment quarters"),
     "lake_statistics": (
         *_LOG,
         *_EVENTS_IN_PARQUET,

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ledgerlake.application import LedgerLake
+    from ledgerlake.projections import Checkpoint, Projection
     from ledgerlake.settings import Settings
 
-READ_MODELS = ("payment_read_models", "payment_statistics", "payment_trends")
+READ_MODELS = (
+    "payment_read_models",
+    "payment_statistics",
+    "payment_trends",
+    "payment_quarters",
+    "failure_reasons",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ def positions(ledger: LedgerLake) -> Positions:
     from ledgerlake.lake.parquet import read_footer
     from ledgerlake.lake.tables import TABLES
     from ledgerlake.notebook import page_position
-    from ledgerlake.projections import checkpoint
+    from ledgerlake.projections import PROJECTIONS, checkpoint
     from ledgerlake.reports.refresh import read_checkpoint
 
     def table(path: str) -> int:
@@ -52,7 +59,7 @@ def positions(ledger: LedgerLake) -> Positions:
 
     # The head last: read first, an append in between would show an asset ahead of the log.
     assets = {
-        **{name: checkpoint(ledger.db, name).position for name in READ_MODELS},
+        **{name: _position(checkpoint(ledger.db, name), PROJECTIONS[name]) for name in READ_MODELS},
         "event_lake": ledger.lake.position(),
         "lake_statistics": min(table(path) for path in TABLES if path.startswith("statistics/")),
         "lake_trends": min(table(path) for path in TABLES if path.startswith("trends/")),
@@ -60,3 +67,9 @@ def positions(ledger: LedgerLake) -> Positions:
         "payment_trends_notebook": page_position(notebook_page(ledger.settings)) or 0,
     }
     return Positions(head(ledger.db), assets)
+
+
+def _position(found: Checkpoint, projection: Projection) -> int:
+    """The position of a read model. One of an older version is behind, wherever it stands: it is rebuilt."""
+    outdated = found.version is not None and found.version < projection.version
+    return 0 if outdated else found.position

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ledgerlake.domain.money import exponent
-
 if TYPE_CHECKING:
     from pymongo.database import Database
 
@@ -17,20 +15,29 @@ if TYPE_CHECKING:
 _GROSS, _REFUNDS = ("PaymentProcessed", "completed"), ("PaymentRefunded", "refunded")
 
 
-def of_read_model(db: Database[dict[str, Any]], name: str) -> Totals:
-    """From payment_read_models, payment_statistics or payment_trends."""
+def of_read_model(db: Database[dict[str, Any]], name: str) -> Totals | None:
+    """From a read model; None from one that has failed attempts only."""
+    from ledgerlake.projections import model  # brings Polars along, which loading definitions can spare
+
+    if name == "failure_reasons":
+        return None
     if name == "payment_read_models":
-        gross: Any = {"$cond": [{"$ne": ["$completedAt", None]}, "$amount", 0]}
-        refunds: Any = "$refunded"
+        gross: Any = {"$cond": [{"$ne": ["$completedAt", None]}, "$amountMinor", 0]}
+        refunds: Any = "$refundedMinor"
     else:
         gross, refunds = (
-            {"$cond": [{"$eq": ["$status", status]}, "$total", 0]} for status in ("completed", "refunded")
+            {"$cond": [{"$eq": ["$status", status]}, "$totalMinor", 0]}
+            for status in ("completed", "refunded")
         )
     # Decimal128 has 34 digits: where a sum of longs would turn into a double, this stays exact.
-    sums = {"_id": "$currency", "gross": {"$sum": gross}, "refunds": {"$sum": refunds}}
+    sums = {
+        "_id": "$currency",
+        "gross": {"$sum": {"$toDecimal": gross}},
+        "refunds": {"$sum": {"$toDecimal": refunds}},
+    }
     return {
-        found["_id"]: (_minor(found["gross"], found["_id"]), _minor(found["refunds"], found["_id"]))
-        for found in db[name].aggregate([{"$group": sums}])
+        found["_id"]: (int(found["gross"].to_decimal()), int(found["refunds"].to_decimal()))
+        for found in model(db, name).aggregate([{"$group": sums}])
     }
 
 
@@ -62,8 +69,3 @@ def _of(amounts: Iterable[tuple[str, str, int]]) -> Totals:
             refunds + (minor if kind in _REFUNDS else 0),
         )
     return totals
-
-
-def _minor(amount: Any, currency: str) -> int:
-    value = amount.to_decimal() if hasattr(amount, "to_decimal") else amount
-    return int(value * 10 ** exponent(currency))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bson import Binary, Int64, ObjectId, encode
 from pymongo.client_session import ClientSession
@@ -14,6 +14,10 @@ from pymongo.database import Database
 from ledgerlake.domain.money import exponent
 from ledgerlake.eventstore.chain import GENESIS, Link, links_over
 from ledgerlake.mongo.decimal128 import decimal128
+
+if TYPE_CHECKING:
+    from ledgerlake.reconciliation import NotedHead
+    from ledgerlake.reconciliation.model import Check
 
 Document = dict[str, Any]
 START = datetime(2026, 1, 30, 21, 0, tzinfo=UTC)
@@ -145,3 +149,12 @@ def counter_update(
     for link in links[:-1]:
         db["log_chain"].insert_one({"_id": Int64(link.position), "hash": Binary(link.hash)}, session=session)
     return {"$set": {"position": last, "chain": Binary(links[-1].hash)}}
+
+
+def looked_at(db: Database[Document], noted: NotedHead | None = None) -> Check:
+    """What `verify` says of the hash chain."""
+    from ledgerlake.reconciliation.chain import check_chain
+    from ledgerlake.reconciliation.log import Log
+
+    with db.client.start_session(snapshot=True) as session:
+        return check_chain(Log(db, session), noted)

@@ -34,19 +34,17 @@ def _read_model(name: str, description: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, ledger: dg.ResourceParam[Ledger]
     ) -> dg.MaterializeResult[None]:
         from ledgerlake.eventstore.columnar import head
-        from ledgerlake.projections import PROJECTIONS, advance
+        from ledgerlake.projections import model
         from pipelines.totals import of_read_model
 
         started = time.monotonic()
         with at_work(context), ledger.open() as opened:
-            moved = advance(
-                opened.db,
-                PROJECTIONS[name],
-                batch=ledger.settings.projection_batch,
-                on_progress=progress(context),
-                archive=opened.archive,
-                telemetry=opened.telemetry,
-            )
+            brought = opened.bring_up(name, progress(context))
+            moved = brought.moved
+            if brought.rebuilt_as is not None:
+                context.log.warning(
+                    f"{name} was {brought.rebuilt_as}. The old one is kept until it is dropped."
+                )
             metadata = advanced(
                 context,
                 name=name,
@@ -54,9 +52,10 @@ def _read_model(name: str, description: str) -> dg.AssetsDefinition:
                 position_to=moved.to_position,
                 head=head(opened.db),
                 seconds=time.monotonic() - started,
-                rows=opened.db[name].estimated_document_count(),
+                rows=model(opened.db, name).estimated_document_count(),
                 totals=of_read_model(opened.db, name),
                 batches=moved.batches,
+                **({} if brought.rebuilt_as is None else {"rebuilt": brought.rebuilt_as}),
             )
         return dg.MaterializeResult(metadata=metadata)
 
@@ -65,7 +64,8 @@ def _read_model(name: str, description: str) -> dg.AssetsDefinition:
 
 payment_read_models = _read_model(
     "payment_read_models",
-    "The present state of every payment: status, amount, what was refunded, attempts. One document each.",
+    "The present state of every payment: status, amount, what was refunded, attempts. One document each, and "
+    "beside them totals by state, of the time to the first refund, and of what retries recovered.",
 )
 payment_statistics = _read_model(
     "payment_statistics",
@@ -74,4 +74,13 @@ payment_statistics = _read_model(
 payment_trends = _read_model(
     "payment_trends",
     "Per organization, day (UTC), currency and status: count and total of the day's movements.",
+)
+failure_reasons = _read_model(
+    "failure_reasons",
+    "Per organization, day (UTC), currency and reason: count and total of failed attempts.",
+)
+payment_quarters = _read_model(
+    "payment_quarters",
+    "Per organization, quarter of an hour, currency and status: count and total of movements. The days of "
+    "any time zone are made of them.",
 )

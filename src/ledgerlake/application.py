@@ -7,8 +7,8 @@ in one way. Parts are made when first asked for: a query needs no committer, a c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pymongo.database import Database
 
-from ledgerlake.settings import Settings
+from ledgerlake.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from ledgerlake.commands.bus import CommandBus
@@ -26,10 +26,17 @@ if TYPE_CHECKING:
     from ledgerlake.eventstore.store import EventStore
     from ledgerlake.ingest.importer import ImportProgress, ImportSummary
     from ledgerlake.lake.archive import EventArchive
-    from ledgerlake.lake.event_lake import EventLake
+    from ledgerlake.lake.event_lake import EventLake, LakeRefresh
     from ledgerlake.lake.retention import Archived
     from ledgerlake.privacy import Forgotten, Protection
+    from ledgerlake.projections import Projection
+    from ledgerlake.projections.inline import InlineProjections
+    from ledgerlake.projections.live import LiveRunner
+    from ledgerlake.projections.rebuild import BroughtUp, RebuildProgress, Rebuilt
     from ledgerlake.queries import QueryBus
+    from ledgerlake.queries.cache import Cache
+    from ledgerlake.queries.freshness import Freshness
+    from ledgerlake.queries.redis_cache import RedisAnswers
     from ledgerlake.reconciliation import NotedHead, Verification
     from ledgerlake.subscriptions.subscriptions import Subscriptions
     from ledgerlake.telemetry import Telemetry
@@ -37,12 +44,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """One part that a refresh brought up to date: positions in the log, and events taken."""
+    """One part that a refresh brought up to date: positions in the log, and events taken.
+
+    `note` says what else was done: a projection of an older version was rebuilt.
+    """
 
     name: str
     from_position: int
     to_position: int
     events: int
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """A part's checkpoint, and how far it is behind the head of the log."""
+    """A part's checkpoint, and how far it is behind the head of the log.
+
+    A rebuild that is under way is a part of its own, NAME#shadow.
+    `lag` counts the events that it has not taken, `lag_seconds` is how long the oldest of them has been
+    stored; `rate` is events a second since an earlier status, None without one; `dead_letters` counts the
+    events that it has set aside.
+    """
 
     name: str
     position: int
@@ -64,14 +81,33 @@ class Lag:
     status: str
     updated_at: str | None
     last_error: str | None
+    lag_seconds: float = 0.0
+    rate: float | None = None
+    dead_letters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
-    """The head of the log and every part's checkpoint."""
+    """The head of the log and every part's checkpoint, at one instant; `rate` as of a part."""
 
     head: int
     parts: tuple[Lag, ...]
+    at: datetime
+    rate: float | None = None
+
+    def since(self, earlier: LedgerStatus) -> LedgerStatus:
+        """This status with rates: events a second since the earlier one."""
+        seconds = (self.at - earlier.at).total_seconds()
+        before = {part.name: part.position for part in earlier.parts}
+
+        def rate(position: int, from_position: int | None) -> float | None:
+            # A part that is filled anew has gone back: that is no speed.
+            if from_position is None or position < from_position or seconds <= 0:
+                return None
+            return round((position - from_position) / seconds, 1)
+
+        parts = tuple(replace(part, rate=rate(part.position, before.get(part.name))) for part in self.parts)
+        return replace(self, parts=parts, rate=rate(self.head, earlier.head))
 
 
 class LedgerLake:
@@ -118,6 +154,30 @@ class LedgerLake:
             max_batch=self.settings.append_batch,
             linger_seconds=self.settings.append_linger_ms / 1000,
             archive=self.archive,
+            inline=self._inline(),
+        )
+
+    def _inline(self) -> InlineProjections | None:
+        """The projections that LEDGERLAKE_INLINE names, for the store."""
+        if not self.settings.inline:
+            return None
+        from ledgerlake.projections import OnPoison
+        from ledgerlake.projections.inline import InlineProjections
+
+        unknown = [name for name in self.settings.inline if name not in self.projections]
+        if unknown:
+            raise SettingsError(
+                f"LEDGERLAKE_INLINE names {unknown[0]!r}, which is no projection.",
+                f"There are {', '.join(self.projections)}.",
+            )
+        return InlineProjections(
+            self.db,
+            [self.projections[name] for name in self.settings.inline],
+            archive=self.archive,
+            batch=self.settings.projection_batch,
+            on_poison=OnPoison(self.settings.on_poison),
+            on_moved=self.freshness.noted,
+            telemetry=self.telemetry,
         )
 
     @cached_property
@@ -197,11 +257,59 @@ class LedgerLake:
         )
 
     @cached_property
+    def projections(self) -> dict[str, Projection]:
+        """The projections by name: ours, and those that LEDGERLAKE_PROJECTIONS adds."""
+        from ledgerlake.projections import add_projections
+
+        return add_projections(self.settings.projections)
+
+    def projection(self, name: str) -> Projection:
+        """The projection of that name.
+
+        Raises:
+            ProjectionError: there is none.
+        """
+        from ledgerlake.projections import ProjectionError
+
+        if name not in self.projections:
+            there = ", ".join(self.projections)
+            raise ProjectionError(f"There is no projection {name!r}.", f"There are {there}.")
+        return self.projections[name]
+
+    @cached_property
+    def freshness(self) -> Freshness:
+        """The board of checkpoints. What moves a read model in this process tells it (`noted`)."""
+        from ledgerlake.queries.freshness import Freshness
+
+        return Freshness(self.db, self.settings.freshness_ms / 1000)
+
+    @cached_property
+    def answers(self) -> Cache:
+        """The answers to queries that are kept, with tokens in the place of personal data."""
+        from ledgerlake.queries.cache import Cache
+
+        return Cache(
+            self.freshness,
+            entries=self.settings.cache_entries,
+            max_bytes=self.settings.cache_mb * 1_000_000,
+            seconds=self.settings.cache_seconds,
+            shared=self._shared_answers,
+        )
+
+    @cached_property
+    def _shared_answers(self) -> RedisAnswers | None:
+        if self.settings.redis_url is None:
+            return None
+        from ledgerlake.queries.redis_cache import RedisAnswers
+
+        return RedisAnswers(self.settings.redis_url, self.db.name, seconds=self.settings.cache_seconds)
+
+    @cached_property
     def queries(self) -> QueryBus:
         """The query bus over the read models and, for questions about the past, the log."""
         from ledgerlake.queries import QueryBus
 
-        return QueryBus(self.db, log=lambda: self.store)
+        return QueryBus(self.db, [self.answers], log=lambda: self.store, freshness=self.freshness)
 
     @cached_property
     def queries_in_clear(self) -> QueryBus:
@@ -209,7 +317,12 @@ class LedgerLake:
         from ledgerlake.queries import QueryBus
         from ledgerlake.queries.personal import opening
 
-        return QueryBus(self.db, [opening(self.personal)], log=lambda: self.store)
+        return QueryBus(
+            self.db,
+            [opening(self.personal), self.answers],
+            log=lambda: self.store,
+            freshness=self.freshness,
+        )
 
     @cached_property
     def lake(self) -> EventLake:
@@ -246,9 +359,7 @@ class LedgerLake:
         A part that is up to date costs a look at its checkpoint. A projection that stops holds up no
         other part: the rest is refreshed, then its error is raised.
         """
-        from ledgerlake.lake.tables import refresh_tables
-        from ledgerlake.projections import PROJECTIONS, ProjectionError, advance
-        from ledgerlake.reports import refresh_billing
+        from ledgerlake.projections import ProjectionError
 
         def reporter(name: str) -> Callable[[int, int], None]:
             def report(done: int, total: int) -> None:
@@ -259,39 +370,123 @@ class LedgerLake:
 
         done: list[Refreshed] = []
         stopped: list[ProjectionError] = []
-        for name, projection in PROJECTIONS.items():
+        for name, projection in self.projections.items():
             try:
-                moved = advance(
-                    self.db,
-                    projection,
-                    batch=self.settings.projection_batch,
-                    on_progress=reporter(name),
-                    archive=self.archive,
-                    telemetry=self.telemetry,
-                )
+                brought = self._bring_up(projection, reporter(name))
             except ProjectionError as error:
                 stopped.append(error)
                 continue
-            done.append(Refreshed(name, moved.from_position, moved.to_position, moved.events))
-        sealed = self.lake.refresh(self.db, on_progress=reporter("event_lake"))
+            moved = brought.moved
+            done.append(
+                Refreshed(name, moved.from_position, moved.to_position, moved.events, brought.rebuilt_as)
+            )
+        sealed = self._refresh_lake(reporter("event_lake"))
         done.append(Refreshed("event_lake", sealed.from_position, sealed.to_position, sealed.events))
-        refresh_tables(self.lake)
-        refresh_billing(self.lake, self.settings.reports_dir)
         if stopped:
             raise stopped[0]
         return done
 
-    def reset_projection(self, name: str) -> None:
-        """Empty a projection's read model; the next refresh fills it. Queries see it empty until then.
+    def follow(self) -> LiveRunner:
+        """Keeps the projections at the head of the log, within a second, while the context manager is open.
+
+        What fails is tried again, and holds up nothing else.
+        """
+        from ledgerlake.projections.live import LiveRunner, Part
+
+        def projected(projection: Projection, on_progress: Callable[[int, int], None]) -> int:
+            return self._bring_up(projection, on_progress).moved.to_position
+
+        parts = [Part(name, partial(projected, each)) for name, each in self.projections.items()]
+        return LiveRunner(self.db, parts)
+
+    def follow_lake(self, every: float) -> LiveRunner:
+        """Keeps the lake, its tables and the reports near the head, with a refresh every so many seconds.
+
+        Best in a process of its own: what it computes would keep the projections from following at once.
+        """
+        from ledgerlake.projections.live import LiveRunner, Part
+
+        lake = Part("event_lake", lambda told: self._refresh_lake(told).to_position, every)
+        return LiveRunner(self.db, [lake])
+
+    def bring_up(self, name: str, on_progress: Callable[[int, int], None]) -> BroughtUp:
+        """Bring one projection up to the head; see `projections.rebuild.bring_up`.
 
         Raises:
-            ProjectionError: there is no projection of that name.
+            ProjectionError: there is none of that name, or it stopped.
         """
-        from ledgerlake.projections import PROJECTIONS, ProjectionError, reset
+        return self._bring_up(self.projection(name), on_progress)
 
-        if name not in PROJECTIONS:
-            raise ProjectionError(f"There is no projection {name!r}.", f"There are {', '.join(PROJECTIONS)}.")
-        reset(self.db, PROJECTIONS[name])
+    def _bring_up(self, projection: Projection, on_progress: Callable[[int, int], None]) -> BroughtUp:
+        from ledgerlake.projections import OnPoison
+        from ledgerlake.projections.rebuild import bring_up
+
+        def taken(done: int, total: int) -> None:
+            self.freshness.noted()
+            on_progress(done, total)
+
+        try:
+            return bring_up(
+                self.db,
+                projection,
+                batch=self.settings.projection_batch,
+                on_progress=taken,
+                archive=self.archive,
+                telemetry=self.telemetry,
+                on_poison=OnPoison(self.settings.on_poison),
+            )
+        finally:
+            self.freshness.noted()
+
+    def _refresh_lake(self, on_progress: Callable[[int, int], None]) -> LakeRefresh:
+        """The lake, then what is made of it."""
+        from ledgerlake.lake.tables import refresh_tables
+        from ledgerlake.reports import refresh_billing
+
+        refreshed = self.lake.refresh(self.db, on_progress=on_progress)
+        refresh_tables(self.lake)
+        refresh_billing(self.lake, self.settings.reports_dir)
+        return refreshed
+
+    def rebuild_projection(
+        self,
+        name: str,
+        *,
+        swap: bool = True,
+        on_progress: Callable[[RebuildProgress], None] | None = None,
+    ) -> Rebuilt:
+        """Fill a projection anew while it is read, compare, and swap; see `projections.rebuild.rebuild`.
+
+        Raises:
+            ProjectionError: there is no projection of that name, or it can not be rebuilt.
+        """
+        from ledgerlake.projections import OnPoison
+        from ledgerlake.projections.rebuild import rebuild
+
+        try:
+            return rebuild(
+                self.db,
+                self.projection(name),
+                swap=swap,
+                batch=self.settings.projection_batch,
+                on_progress=on_progress,
+                archive=self.archive,
+                on_poison=OnPoison(self.settings.on_poison),
+            )
+        finally:
+            self.freshness.noted()
+
+    def abandon_rebuild(self, name: str) -> bool:
+        """Give a projection's rebuild up and drop what it filled; False if there is none."""
+        from ledgerlake.projections.rebuild import abandon
+
+        return abandon(self.db, self.projection(name))
+
+    def drop_replaced(self, name: str) -> tuple[int, ...]:
+        """Drop the generations of a projection that rebuilds have replaced; which these were."""
+        from ledgerlake.projections.rebuild import drop_replaced
+
+        return drop_replaced(self.db, self.projection(name))
 
     def archive_streams(
         self,
@@ -313,14 +508,21 @@ class LedgerLake:
             on_progress=on_progress,
         )
 
-    def status(self) -> LedgerStatus:
-        """The head of the log, each checkpoint, and how many events each part is behind."""
-        from ledgerlake.projections import PROJECTIONS, checkpoint
+    def status(self, earlier: LedgerStatus | None = None) -> LedgerStatus:
+        """The head of the log, each checkpoint, how far it is behind and, with an earlier one, the rates."""
+        from ledgerlake.mongo.indexes import CHECKPOINTS
+        from ledgerlake.projections import Checkpoint
+        from ledgerlake.projections.checkpoints import live_checkpoints, shadow_checkpoints
+        from ledgerlake.projections.dead_letters import counts
 
         # Checkpoints first: read the other way round, an append in between would show a negative lag.
-        found = {name: checkpoint(self.db, name) for name in PROJECTIONS}
+        documents = list(self.db[CHECKPOINTS].find())
+        live = live_checkpoints(documents)
+        found = {name: live.get(name, Checkpoint()) for name in self.projections}
+        found.update(shadow_checkpoints(documents))
         lake = self.lake.position()
         head = self.store.head()
+        aside = counts(self.db)
         parts = [
             Lag(
                 name,
@@ -329,15 +531,32 @@ class LedgerLake:
                 at.status,
                 _instant(at.updated_at),
                 at.last_error,
+                dead_letters=aside.get(name, 0),
             )
             for name, at in found.items()
         ]
         parts.append(Lag("event_lake", lake, head - lake, "live", _instant(self.lake.updated_at()), None))
+        now = datetime.now(UTC)
+        stored = self._stored_at({part.position + 1 for part in parts if part.lag})
+        parts = [
+            replace(part, lag_seconds=_age(now, stored.get(part.position + 1))) if part.lag else part
+            for part in parts
+        ]
         parts.extend(self._subscription_lags())
         if self.telemetry is not None:
             for part in parts:
                 self.telemetry.lag(part.name, part.lag)
-        return LedgerStatus(head, tuple(parts))
+        status = LedgerStatus(head, tuple(parts), now)
+        return status if earlier is None else status.since(earlier)
+
+    def _stored_at(self, positions: set[int]) -> dict[int, datetime]:
+        from ledgerlake.mongo.indexes import EVENTS
+
+        if not positions:
+            return {}
+        fields = {"_id": 0, "position": 1, "recordedAt": 1}
+        events = self.db[EVENTS].find({"position": {"$in": sorted(positions)}}, fields)
+        return {event["position"]: event["recordedAt"] for event in events}
 
     def _subscription_lags(self) -> list[Lag]:
         found = []
@@ -345,7 +564,8 @@ class LedgerLake:
             lag, parked = self.subscriptions.lag(state.name), self.subscriptions.parked_count(state.name)
             trouble = state.last_error or (f"{parked} parked" if parked else None)
             updated = _instant(state.updated_at)
-            found.append(Lag(state.name, state.position, lag.events, state.status, updated, trouble))
+            age = round(lag.seconds, 3)
+            found.append(Lag(state.name, state.position, lag.events, state.status, updated, trouble, age))
         return found
 
     def verify(self, noted: NotedHead | None = None) -> Verification:
@@ -365,6 +585,8 @@ class LedgerLake:
             self.store.close()
         if "snapshots" in self.__dict__:
             self.snapshots.close()
+        if "_shared_answers" in self.__dict__ and self._shared_answers is not None:
+            self._shared_answers.close()
         self.db.client.close()
         # Last: what the parts above told while they closed is handed over too.
         if "telemetry" in self.__dict__ and self.telemetry is not None:
@@ -380,6 +602,11 @@ class LedgerLake:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _age(now: datetime, stored: datetime | None) -> float:
+    """Seconds since; never below 0, since two machines' clocks may differ."""
+    return 0.0 if stored is None else round(max(0.0, (now - stored).total_seconds()), 3)
 
 
 def _instant(at: datetime | None) -> str | None:

@@ -9,9 +9,17 @@ Everything comes from environment variables, each with a default that works on a
 | LEDGERLAKE_DATABASE         | ledgerlake | name of the database                                        |
 | LEDGERLAKE_SEGMENT_SIZE     | 100000     | events in one sealed Parquet segment of the lake            |
 | LEDGERLAKE_PROJECTION_BATCH | 20000      | events a projection folds in one transaction                |
+| LEDGERLAKE_PROJECTIONS      | (none)     | projections to add, as package.module:NAME, by commas       |
+| LEDGERLAKE_ON_POISON        | park       | an event that can not be folded: park, or set_aside         |
 | LEDGERLAKE_APPEND_BATCH     | 500        | appends that one group commit takes at most                 |
-| LEDGERLAKE_APPEND_LINGER_MS | 0          | how long a group commit waits for company                   |
+| LEDGERLAKE_APPEND_LINGER_MS | 1          | how long a group commit waits for company                   |
+| LEDGERLAKE_INLINE           | (none)     | projections written in the append's transaction, by commas  |
 | LEDGERLAKE_SNAPSHOT_EVERY   | 100        | events after which a payment's state is kept; 0: never      |
+| LEDGERLAKE_FRESHNESS_MS     | 50         | how long queries trust the checkpoints that they have read  |
+| LEDGERLAKE_CACHE_ENTRIES    | 10000      | answers to queries kept in memory at most; 0: none          |
+| LEDGERLAKE_CACHE_MB         | 64         | megabytes of memory for them                                |
+| LEDGERLAKE_CACHE_SECONDS    | 300        | how long an answer is kept at most, in Redis too            |
+| LEDGERLAKE_REDIS_URL        | (none)     | a Redis that processes share answers in; none: none         |
 | LEDGERLAKE_PERSONAL_FIELDS  | (none)     | fields of events kept under a key per person, by commas     |
 | LEDGERLAKE_MASTER_KEY       | (none)     | 32 bytes in base64 that these keys are wrapped by           |
 | LEDGERLAKE_TELEMETRY        | off        | spans and metrics: off, console (stderr), otlp              |
@@ -38,6 +46,7 @@ _FORBIDDEN_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
 # A command's free details about a person: always personal, whatever else is declared.
 FREE_DETAILS = "metadata.personal"
 _STANDARD_BASE64 = str.maketrans("-_", "+/")
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FIELD = re.compile(r"(eventData|metadata)(\.[A-Za-z0-9_-]+)+")
 # Folding, totals and the idempotency of commands read these.
 _NEVER_PERSONAL = frozenset(
@@ -66,9 +75,17 @@ class Settings:
     database: str = "ledgerlake"
     segment_size: int = 100_000
     projection_batch: int = 20_000
+    projections: tuple[str, ...] = ()
+    on_poison: str = "park"
     append_batch: int = 500
-    append_linger_ms: float = 0.0
+    append_linger_ms: float = 1.0
+    inline: tuple[str, ...] = ()
     snapshot_every: int = 100
+    freshness_ms: float = 50.0
+    cache_entries: int = 10_000
+    cache_mb: int = 64
+    cache_seconds: int = 300
+    redis_url: str | None = field(default=None, repr=False)
     # Free personal details always are; what else is, the variable says.
     personal_fields: tuple[str, ...] = (FREE_DETAILS,)
     master_key: bytes | None = field(default=None, repr=False)
@@ -84,9 +101,17 @@ class Settings:
             database=_database(environ),
             segment_size=_count(environ, "LEDGERLAKE_SEGMENT_SIZE", 100_000, 1, 100_000_000),
             projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", 20_000, 1, 1_000_000),
+            projections=_projections(environ),
+            on_poison=_one_of(environ, "LEDGERLAKE_ON_POISON", ("park", "set_aside")) or "park",
             append_batch=_count(environ, "LEDGERLAKE_APPEND_BATCH", 500, 1, 1_000),
-            append_linger_ms=_milliseconds(environ, "LEDGERLAKE_APPEND_LINGER_MS", 0.0, 1_000.0),
+            append_linger_ms=_milliseconds(environ, "LEDGERLAKE_APPEND_LINGER_MS", 1.0, 1_000.0),
+            inline=_names(environ, "LEDGERLAKE_INLINE"),
             snapshot_every=_count(environ, "LEDGERLAKE_SNAPSHOT_EVERY", 100, 0, 1_000_000),
+            freshness_ms=_milliseconds(environ, "LEDGERLAKE_FRESHNESS_MS", 50.0, 60_000.0),
+            cache_entries=_count(environ, "LEDGERLAKE_CACHE_ENTRIES", 10_000, 0, 10_000_000),
+            cache_mb=_count(environ, "LEDGERLAKE_CACHE_MB", 64, 1, 100_000),
+            cache_seconds=_count(environ, "LEDGERLAKE_CACHE_SECONDS", 300, 1, 86_400),
+            redis_url=_redis_url(environ),
             personal_fields=_personal_fields(environ),
             master_key=_master_key(environ),
             telemetry=_one_of(environ, "LEDGERLAKE_TELEMETRY", ("off", "console", "otlp")) or "off",
@@ -149,6 +174,19 @@ def _mongodb_uri(environ: Mapping[str, str]) -> str | None:
     return uri
 
 
+def _redis_url(environ: Mapping[str, str]) -> str | None:
+    url = environ.get("LEDGERLAKE_REDIS_URL")
+    if not url:
+        return None
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise SettingsError(
+            f"LEDGERLAKE_REDIS_URL={redacted(url)!r} is not an address of a Redis.",
+            "It must start with redis://, rediss:// or unix://, such as redis://host:6379/0; "
+            "leave it unset to keep answers in memory only.",
+        )
+    return url
+
+
 def _database(environ: Mapping[str, str]) -> str:
     name = environ.get("LEDGERLAKE_DATABASE") or "ledgerlake"
     if name in _RESERVED_DATABASES or len(name.encode()) > 63 or _FORBIDDEN_IN_DATABASE & set(name):
@@ -159,9 +197,25 @@ def _database(environ: Mapping[str, str]) -> str:
     return name
 
 
+def _names(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    """What a variable names, separated by commas, each once."""
+    given = [name.strip() for name in (environ.get(variable) or "").split(",")]
+    return tuple(dict.fromkeys(name for name in given if name))
+
+
+def _projections(environ: Mapping[str, str]) -> tuple[str, ...]:
+    paths = _names(environ, "LEDGERLAKE_PROJECTIONS")
+    for path in paths:
+        if not _IMPORT_PATH.fullmatch(path):
+            raise SettingsError(
+                f"LEDGERLAKE_PROJECTIONS names {path!r}, which is no path to a projection.",
+                "Name each as package.module:NAME, by commas.",
+            )
+    return paths
+
+
 def _personal_fields(environ: Mapping[str, str]) -> tuple[str, ...]:
-    given = [path.strip() for path in (environ.get("LEDGERLAKE_PERSONAL_FIELDS") or "").split(",")]
-    paths = [path for path in given if path]
+    paths = _names(environ, "LEDGERLAKE_PERSONAL_FIELDS")
     for path in paths:
         if not _FIELD.fullmatch(path) or path in _NEVER_PERSONAL:
             raise SettingsError(

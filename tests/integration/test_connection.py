@@ -168,9 +168,9 @@ def test_setting_up_again_changes_nothing_and_is_cheap(database: Any) -> None:
 
 
 def test_a_collection_that_was_dropped_comes_back_with_its_indexes(database: Any) -> None:
-    database.payment_trends.drop()
+    database.command_rejections.drop()
     ensure_schema(database)
-    assert "trends_day" in database.payment_trends.index_information()
+    assert "rejections_reason" in database.command_rejections.index_information()
 
 
 def test_a_lost_counter_goes_on_after_the_last_position(database: Any) -> None:
@@ -195,8 +195,8 @@ def test_several_can_set_up_one_database_at_once(settings: Settings) -> None:
 
 def test_an_index_of_the_same_name_and_another_meaning_is_reported(settings: Settings) -> None:
     with connect(settings) as client:
-        client[settings.database].payment_trends.create_index("currency", name="trends_day")
-        with pytest.raises(MongoUnsuitable, match="trends_day") as caught:
+        client[settings.database].command_rejections.create_index("detail", name="rejections_reason")
+        with pytest.raises(MongoUnsuitable, match="rejections_reason") as caught:
             open_database(settings)
         assert settings.database in str(caught.value)
         assert isinstance(caught.value.__cause__, OperationFailure)

@@ -27,6 +27,8 @@ ASSETS = {
     "payment_read_models": ("read_models", "payment_read_models", ["events"]),
     "payment_statistics": ("read_models", "payment_statistics", ["events"]),
     "payment_trends": ("read_models", "payment_trends", ["events"]),
+    "failure_reasons": ("read_models", "failure_reasons", ["events"]),
+    "payment_quarters": ("read_models", "payment_quarters", ["events"]),
     "event_lake": ("lake", "event_lake", ["events"]),
     "lake_statistics": ("lake", "lake_tables", ["event_lake"]),
     "lake_trends": ("lake", "lake_tables", ["event_lake"]),
@@ -47,6 +49,8 @@ BLOCKING = {
     "payment_read_models": True,
     "payment_statistics": True,
     "payment_trends": True,
+    "failure_reasons": True,
+    "payment_quarters": True,
     "lake_statistics": True,
     "lake_trends": True,
 }

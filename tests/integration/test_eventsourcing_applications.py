@@ -31,10 +31,9 @@ from pymongo import MongoClient
 
 from ledgerlake.eventsourcing_mongodb import MongoDBFactory, recorders
 from ledgerlake.eventsourcing_mongodb.appends import appends_of
-from ledgerlake.eventstore.chain import Broken, check
-from ledgerlake.eventstore.chaining import digests, links
 from ledgerlake.eventstore.model import Append
 from ledgerlake.eventstore.store import EventStore
+from tests.builders import looked_at
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _PAGE = _REPOSITORY / "docs" / "eventsourcing.md"
@@ -290,10 +289,10 @@ def test_the_store_reads_and_chains_an_applications_events_as_any_others(constru
         assert {each.aggregate_type for each in log} == {"eventsourcing"}
         assert store.read_correlation(log[0].correlation_id) == log
     database = factory.datastore.database
-    assert links(database)[-1].position == 3
-    assert list(check(digests(database, 3), links(database))) == []
+    assert looked_at(database).ok
     database["events"].update_one({"position": 2}, {"$set": {"eventData.state": b"\x00\xfe"}})
-    assert list(check(digests(database, 3), links(database))) == [Broken(1, 3)]
+    [difference] = looked_at(database).differences
+    assert "positions 1 to 3 " in difference
 
 
 def test_what_the_store_can_not_take_is_an_error_of_the_package(construct: Construct) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -54,12 +55,14 @@ class Tool:
     def __init__(self, environ: dict[str, str]) -> None:
         self._environ = environ
 
-    def __call__(self, *words: str, exit_code: int = 0, width: int = 100) -> str:
-        result = CliRunner().invoke(app, words, env={**self._environ, "COLUMNS": str(width)})
+    def __call__(self, *words: str, exit_code: int = 0, width: int | None = None) -> str:
+        """With a `width`, as it is shown on a terminal that is so wide; else as a pipe gets it."""
+        terminal = {} if width is None else {"COLUMNS": str(width), "FORCE_COLOR": "1"}
+        result = CliRunner().invoke(app, words, env={**self._environ, **terminal}, color=True)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == exit_code, result.output
-        return result.output
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", result.output)
 
     def json(self, *words: str) -> Any:
         return json.loads(self(*words, "--json"))
@@ -301,13 +304,46 @@ def test_the_command_line_travels_in_time(tool: Tool, ledger: LedgerLake) -> Non
 def test_the_audit_prints_within_the_width_of_a_terminal(tool: Tool, ledger: LedgerLake) -> None:
     ledger.commands.dispatch(command(ProcessPayment, "c" * 60, "1234567.89", user_id="u" * 70))
     refused(ledger, command(RefundPayment, "greedy", "1234567.90", reason="[bold]not markup[/bold]"))
-    printed = tool("audit", "p")
-    assert "refund_exceeds_payment" in printed
-    assert "1,234,567.89" in printed
+    for width in (80, 120):
+        printed = tool("audit", "p", width=width)
+        assert max(map(len, printed.splitlines())) <= width
+        assert "refund_exceeds_payment" in printed
+        assert "1,234,567.89" in printed
+        assert "2026-06-01T12:00:00.000Z" in printed
     steps = tool.json("audit", "p")["steps"]
     assert [step["what"] for step in steps] == ["PaymentProcessed", "RefundPayment"]
     assert steps[0]["state"]["left"] == "1234567.89"
     assert "'nobody'" in tool("audit", "nobody", exit_code=1)
+
+
+def test_an_audit_prints_details_line_by_line(tool: Tool, ledger: LedgerLake, database: Db) -> None:
+    details = {"name": "Ann Example", "address": "Rue des Lilas 12"}
+    ledger.commands.dispatch(
+        command(ProcessPayment, "c1", "1.00", user_id="ann", personal=details, metadata={"channel": "web"})
+    )
+    # Whatever another program may have put there.
+    other = {"metadata.tags": ["new", {"risk": "low"}], "metadata.first": True, "metadata.none": None}
+    database["events"].update_one({"position": 1}, {"$set": other})
+    printed = tool("audit", "p", width=80)
+    lines = [" ".join(line.strip("\u2502 ").split()) for line in printed.splitlines()]
+    for said in (
+        "channel web",
+        "first yes",
+        "personal.address Rue des Lilas 12",
+        "personal.name Ann Example",
+        "tags.1 new",
+        "tags.2.risk low",
+    ):
+        assert any(said in line for line in lines), printed
+    assert "{" not in printed
+    assert "None" not in printed
+
+
+def test_what_was_refused_under_the_name_of_a_credit_note_is_in_its_audit(ledger: LedgerLake) -> None:
+    refused(ledger, command(RefundPayment, "note", "0.00", payment_id=None))
+    refused(ledger, command(ProcessPayment, "mine", "1.00", payment_id="credit-note/note"))
+    steps = ledger.queries.ask(GetAudit("credit-note/note")).steps
+    assert [step.refused and step.refused.reason_code for step in steps] == ["zero_amount", "bad_payment_id"]
 
 
 def test_events_of_one_correlation_come_in_the_order_of_the_log(ledger: LedgerLake) -> None:
@@ -353,3 +389,25 @@ def test_a_command_that_no_utf8_can_hold_is_refused_and_kept(ledger: LedgerLake)
     kept = ledger.db["command_rejections"].find_one({"commandId": "surrogate"})
     assert kept is not None
     assert kept["userId"] == "\\ud800"
+
+
+def test_a_terminal_that_is_too_narrow_cuts_no_figure_off_and_no_hash(tool: Tool, ledger: LedgerLake) -> None:
+    ledger.commands.dispatch(command(ProcessPayment, "c1", "1234567.89"))
+    ledger.refresh()
+    [chain] = [check for check in ledger.verify().checks if check.name == "log chain"]
+    head = chain.detail.rpartition(" ")[2]
+    printed = tool("verify", width=80)
+    assert f"To be noted outside: {head}" in printed.splitlines()
+    assert "\u2026" not in printed
+    assert "as it was noted at position 1" in tool("verify", "--head", head, width=120)
+    narrow = tool("statistics", width=40)
+    assert "1,234,567.89" in narrow
+    assert "\u2026" not in narrow
+
+
+def test_an_archiving_without_a_sealed_segment_says_why_nothing_leaves(
+    tool: Tool, ledger: LedgerLake
+) -> None:
+    ledger.commands.dispatch(command(ProcessPayment, "c1", "1.00"))
+    ledger.refresh()
+    assert "the lake has sealed nothing" in tool("archive", "--before", "2026-09-01", "--dry-run")

@@ -100,6 +100,25 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert shown.strip("`") == default.strip("()"), variable
 
 
+def test_every_field_of_a_structured_log_is_documented() -> None:
+    from ledgerlake.telemetry.logs import FIELDS
+
+    page = (REPOSITORY / "docs/operations.md").read_text("utf-8")
+    [said] = re.findall(r"`LEDGERLAKE_LOG=json` writes (.*?)\n\n", page, re.DOTALL)
+    assert {name for name in FIELDS if f"`{name}`" not in said} == set()
+
+
+def test_the_limits_of_a_save_are_documented_as_they_are() -> None:
+    from ledgerlake.eventsourcing_mongodb.datastore import MAX_APPENDS
+    from ledgerlake.eventstore.batching import MAX_REQUEST_BYTES
+    from ledgerlake.eventstore.encoding import MAX_EVENT_BYTES
+
+    page = " ".join((REPOSITORY / "docs/eventsourcing.md").read_text("utf-8").split())
+    megabytes = (MAX_EVENT_BYTES // 1_000_000, MAX_REQUEST_BYTES // 1_000_000)
+    assert f"at most {megabytes[0]} MB, and one save {megabytes[1]} MB" in page
+    assert f"{MAX_APPENDS:,} runs" in page
+
+
 def test_every_reason_code_is_documented() -> None:
     sources = [path.read_text("utf-8") for path in (REPOSITORY / "src/ledgerlake").rglob("*.py")]
     codes = set().union(*map(codes_in, sources)) | {"command_id_reused"}

@@ -25,7 +25,10 @@ from ledgerlake.lake.segments import Segment, write_segment
 from ledgerlake.lake.tables import TABLES, refresh_tables
 from ledgerlake.mongo.connection import open_database
 from ledgerlake.projections import PROJECTIONS, advance
-from ledgerlake.reconciliation import Verification, verify
+from ledgerlake.reconciliation import Verification, read_side, verify
+from ledgerlake.reconciliation.lake_side import LakeViews
+from ledgerlake.reconciliation.log import Log
+from ledgerlake.reconciliation.totals import TOTALS, PaymentTable, check_totals
 from ledgerlake.reports import refresh_billing
 from ledgerlake.settings import Settings
 from tests.builders import counter_update, insert_events, payment_history
@@ -71,7 +74,8 @@ def sound(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def ledger(sound: Ledger, tmp_path: Path) -> Iterator[Ledger]:
     """The sound ledger, to be tampered with: put right again after the test."""
-    names = ("events", "counters", "log_chain", "projections_metadata", *PROJECTIONS)
+    models = [name for projection in PROJECTIONS.values() for name in projection.models]
+    names = ("events", "counters", "log_chain", "projections_metadata", *models)
     documents = {name: list(sound.db[name].find()) for name in names}
     files = sound.lake.root.parent
     shutil.copytree(files, tmp_path / "copy")
@@ -171,9 +175,10 @@ def test_the_title_says_how_far_what_agrees_is_behind(
     for name in ("payment_read_models", "payment_trends"):
         advance(ledger.db, PROJECTIONS[name])
     command()
-    # Statistics, the lake, its five tables and the reports; each counts once however many checks it has.
+    # Statistics, quarters, reasons, the lake, its five tables and the reports; each counts once however many
+    # checks it has.
     title = capsys.readouterr().out.splitlines()[0]
-    assert title == "Everything agrees, but 8 parts are behind the log (up to 300 events)"
+    assert title == "Everything agrees, but 10 parts are behind the log (up to 300 events)"
     command(json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["head"] == 1_800
@@ -264,7 +269,7 @@ def test_a_changed_event_is_found_in_every_layer_and_the_payment_is_named(ledger
     found = failing(ledger.verify())
     assert set(found) == {
         "log chain", "log amounts",
-        "payment read models", "payment statistics", "payment trends", "lake events",
+        "payment read models", "payment statistics", "payment trends", "payment quarters", "lake events",
     }  # fmt: skip
     named = f"organization {one['metadata']['organizationId']!r}, BHD completed"
     chain = found.pop("log chain")
@@ -331,7 +336,8 @@ def test_a_changed_read_model_is_found(ledger: Ledger, change: dict[str, Any]) -
     ledger.db["payment_read_models"].update_one({"_id": one["_id"]}, change)
     found = failing(ledger.verify())
     assert set(found) & {"payment read models", "payment states"}
-    assert set(found) <= {"payment read models", "payment states"}
+    of_payments = {name for name, totals in TOTALS.items() if totals.part == "payment_read_models"}
+    assert set(found) <= {"payment read models", "payment states", *of_payments}
     if (next(iter(change)) == "$inc" and "netMinor" not in change["$inc"]) or "status" in change.get(
         "$set", {}
     ):
@@ -388,6 +394,58 @@ def test_a_changed_trend_is_found_and_its_day_named(ledger: Ledger, change: dict
     found = failing(ledger.verify())
     assert set(found) <= {"payment trends", "payment trends by day"}
     assert f"{one['day'].date()} {one['currency']} refunded" in found["payment trends by day"]
+
+
+def totals_differ(ledger: Ledger, name: str, views: LakeViews) -> str:
+    """What one check of totals finds."""
+    held = ledger.lake.position()
+    with (
+        ledger.db.client.start_session(snapshot=True) as session,
+        PaymentTable(log := Log(ledger.db, session)) as paid,
+    ):
+        position = read_side.positions(log)[TOTALS[name].part]
+        return "\n".join(check_totals(name, log, paid, views, position, held).differences)
+
+
+@pytest.mark.parametrize("lake", ["as far", "behind"])
+def test_changed_lost_and_added_totals_are_found(ledger: Ledger, lake: str) -> None:
+    """Against the lake; and where it is not as far yet, against the payments or the sums of the log."""
+    if lake == "behind":
+        insert_events(ledger.db, payment_history(3, 30, after=1_500))
+        for projection in PROJECTIONS.values():
+            advance(ledger.db, projection)
+    with LakeViews(ledger.lake) as views:
+        for name, totals in TOTALS.items():
+            assert totals_differ(ledger, name, views) == ""
+            kept = ledger.db[totals.name]
+            one, other = kept.find({"currency": "BHD"}, sort=[("_id", 1)]).limit(2)
+            for field in totals.sums:
+                kept.update_one({"_id": one["_id"]}, {"$inc": {field: Int64(1)}})
+                assert one["organizationId"] in totals_differ(ledger, name, views)
+            kept.replace_one({"_id": one["_id"]}, {**other, "_id": one["_id"], "currency": "CHF"})
+            assert "CHF" in totals_differ(ledger, name, views)
+            kept.replace_one({"_id": one["_id"]}, one)
+    kept.delete_one({"_id": one["_id"]})
+    assert list(failing(ledger.verify())) == [name]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"$set": {"firstRefundAt": datetime(2031, 1, 1, tzinfo=UTC)}}, {"refund latency"}),
+        ({"$set": {"completedAt": datetime(2021, 1, 1, tzinfo=UTC)}}, {"refund latency"}),
+        ({"$inc": {"failuresBefore": 1}}, {"retry recovery"}),
+        ({"$set": {"firstFailedAt": datetime(2021, 1, 1, tzinfo=UTC)}}, {"retry recovery"}),
+    ],
+)
+def test_a_payment_that_is_not_what_it_counted_for_is_found(
+    ledger: Ledger, change: dict[str, Any], said: set[str]
+) -> None:
+    wanted = {"status": "partially_refunded", "failuresBefore": {"$gt": 0}}
+    one = _one(ledger.db, "payment_read_models", wanted)
+    ledger.db["payment_read_models"].update_one({"_id": one["_id"]}, change)
+    with LakeViews(ledger.lake) as views:
+        assert {name for name in TOTALS if totals_differ(ledger, name, views)} == said
 
 
 def test_an_amount_that_moves_to_another_day_is_found_though_the_sums_stay(ledger: Ledger) -> None:

@@ -18,7 +18,7 @@ def test_an_empty_environment_gives_the_documented_defaults(
     assert settings.mongodb_uri is None
     assert settings.database == "ledgerlake"
     assert (settings.segment_size, settings.projection_batch, settings.append_batch) == (100_000, 20_000, 500)
-    assert settings.append_linger_ms == 0
+    assert settings.append_linger_ms == 1
     assert settings.snapshot_every == 100
 
 
@@ -30,8 +30,11 @@ def test_every_variable_is_read() -> None:
             "LEDGERLAKE_DATABASE": "payments",
             "LEDGERLAKE_SEGMENT_SIZE": "1000",
             "LEDGERLAKE_PROJECTION_BATCH": "500",
+            "LEDGERLAKE_PROJECTIONS": "ours.models:VISITS, ours.models:REASONS",
+            "LEDGERLAKE_ON_POISON": "set_aside",
             "LEDGERLAKE_APPEND_BATCH": "50",
             "LEDGERLAKE_APPEND_LINGER_MS": "1.5",
+            "LEDGERLAKE_INLINE": "payment_read_models, ,payment_trends,payment_trends",
             "LEDGERLAKE_SNAPSHOT_EVERY": "0",
         }
     )
@@ -41,8 +44,11 @@ def test_every_variable_is_read() -> None:
         database="payments",
         segment_size=1000,
         projection_batch=500,
+        projections=("ours.models:VISITS", "ours.models:REASONS"),
+        on_poison="set_aside",
         append_batch=50,
         append_linger_ms=1.5,
+        inline=("payment_read_models", "payment_trends"),
         snapshot_every=0,
     )
 
@@ -85,11 +91,20 @@ def test_an_empty_value_counts_as_not_set() -> None:
         ("LEDGERLAKE_APPEND_LINGER_MS", "-1"),
         ("LEDGERLAKE_APPEND_LINGER_MS", "nan"),
         ("LEDGERLAKE_APPEND_LINGER_MS", "inf"),
+        ("LEDGERLAKE_FRESHNESS_MS", "-1"),
+        ("LEDGERLAKE_FRESHNESS_MS", "60001"),
+        ("LEDGERLAKE_CACHE_ENTRIES", "-1"),
+        ("LEDGERLAKE_CACHE_MB", "0"),
+        ("LEDGERLAKE_CACHE_SECONDS", "0"),
+        ("LEDGERLAKE_REDIS_URL", "localhost:6379"),
         ("LEDGERLAKE_DATABASE", "admin"),
         ("LEDGERLAKE_DATABASE", "a.b"),
         ("LEDGERLAKE_DATABASE", "x" * 64),
         ("LEDGERLAKE_MONGODB_URI", "http://db.example"),
         ("LEDGERLAKE_MONGODB_URI", "localhost:27017"),
+        ("LEDGERLAKE_PROJECTIONS", "ours.models"),
+        ("LEDGERLAKE_PROJECTIONS", "ours/models.py:VISITS"),
+        ("LEDGERLAKE_ON_POISON", "skip"),
         ("LEDGERLAKE_HOME", "~nobody-of-that-name/x"),
     ],
 )

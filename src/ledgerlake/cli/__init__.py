@@ -11,7 +11,17 @@ import sys
 
 import typer
 
-from ledgerlake.cli import history, privacy, queries, retention, writes
+from ledgerlake.cli import (
+    history,
+    insights,
+    privacy,
+    projections,
+    queries,
+    rebuild,
+    retention,
+    status,
+    writes,
+)
 from ledgerlake.cli.report import report_app
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.mongo.cli import mongo_app
@@ -26,7 +36,11 @@ app = typer.Typer(
     add_completion=False,
 )
 writes.register(app)
+rebuild.register(app)
+projections.register(app)
+status.register(app)
 queries.register(app)
+insights.register(app)
 history.register(app)
 privacy.register(app)
 retention.register(app)

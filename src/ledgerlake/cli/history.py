@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,7 +129,7 @@ def _label(event: StoredEvent, unknown_cause: str | None) -> Text:
     if amount is not None:
         label.append(f"  {amount:,f} {event.data.get('currency', '')}".rstrip(), "green")
     label.append(f"  {event.stream_id}@{event.version}  position {event.position:,}", "not bold")
-    label.append(f"\n{plain(event.recorded_at)}", "not bold dim")
+    label.append(f"\n{_time(event.recorded_at)}", "not bold dim")
     if event.command_id is not None:
         label.append(f"  command {event.command_id}", "not bold dim")
     if unknown_cause is not None:
@@ -172,7 +173,7 @@ def _story(step: AuditStep) -> Group:
         ("command", step.command_id),
         ("correlation", None if step.correlation_id == step.command_id else step.correlation_id),
         ("caused by", None if step.causation_id == step.command_id else step.causation_id),
-        *sorted(step.metadata.items()),
+        *(line for name, value in sorted(step.metadata.items()) for line in _flat(name, value)),
     ]
     details = Table.grid(padding=(0, 1))
     details.add_column(style="dim", no_wrap=True)
@@ -183,13 +184,28 @@ def _story(step: AuditStep) -> Group:
     return Group(story, details)
 
 
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A value of the metadata as lines of a name and a text; a document gives a line for each of its own."""
+    if isinstance(value, Mapping):
+        for inner, held in sorted(value.items()):
+            yield from _flat(f"{name}.{inner}", held)
+    elif isinstance(value, list | tuple):
+        for number, held in enumerate(value, 1):
+            yield from _flat(f"{name}.{number}", held)
+    elif isinstance(value, bool):
+        yield name, "yes" if value else "no"
+    else:
+        yield name, value
+
+
 def _state(state: StateAfter | None) -> Text:
     from rich.text import Text
 
     if state is None:
         return Text("no payment yet", "dim")
     processed = "-" if state.processed is None else f"{state.processed:,f}"
-    text = Text(f"{state.status}, {state.currency}", "bold")
+    text = Text(state.status, "bold")
+    text.append(f"\nin {state.currency}", "not bold")
     width = max(len(processed), len(f"{state.refunded:,f}"), len(f"{state.left:,f}"))
     for name, value in (
         ("processed", processed),
@@ -201,4 +217,6 @@ def _state(state: StateAfter | None) -> Text:
 
 
 def _time(instant: datetime | str | None) -> str | None:
-    return None if instant is None else str(plain(instant))
+    if isinstance(instant, datetime):  # the log keeps milliseconds
+        return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return instant

@@ -43,9 +43,9 @@ def forget(
     if done.rejections:
         out.print(f"Refused commands that named the user, and no longer do: {done.rejections:,}")
     if done.events:
+        named = "1 event names" if done.events == 1 else f"{done.events:,} events name"
         out.print(
-            f"{done.events:,} event{'s' if done.events > 1 else ''} of this user name the id in clear: "
-            "metadata.userId was not declared personal when they were stored.",
+            f"{named} the user in clear, since metadata.userId was not declared personal when it was stored.",
             soft_wrap=True,
         )
     if done.archived:

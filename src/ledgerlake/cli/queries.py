@@ -1,10 +1,11 @@
-"""Commands that look: status, payment, payments, statistics, trends, verify."""
+"""Commands that look: payment, payments, statistics, trends, verify."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 import typer
@@ -20,31 +21,11 @@ End = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the tool."""
-    app.command("status")(status)
     app.command("payment")(payment)
     app.command("payments")(payments)
     app.command("statistics")(statistics)
     app.command("trends")(trends)
     app.command("verify")(verify)
-
-
-def status(json: AsJson = False) -> None:
-    """The head of the log, each checkpoint, and how far it is behind. Exit 1 when a part has stopped."""
-    from ledgerlake.application import LedgerLake
-
-    with LedgerLake.open() as ledger:
-        found = ledger.status()
-    stopped = [part for part in found.parts if part.status == "stopped"]
-    if json:
-        print_json(found)
-    else:
-        print_table(
-            f"Head of the log: position {found.head:,}",
-            ("part", "position", "lag (events)", "status", "updated", "last error"),
-            [(p.name, p.position, p.lag, p.status, p.updated_at, p.last_error) for p in found.parts],
-        )
-    if stopped:
-        raise typer.Exit(1)
 
 
 def payment(
@@ -59,9 +40,16 @@ def payment(
 ) -> None:
     """One payment's state: as of the last refresh, or (from the log itself) at a moment of the past."""
     from ledgerlake.application import LedgerLake
-    from ledgerlake.queries import GetPayment, GetPaymentAt, LogQuery, PaymentNotFound, PaymentResult, Query
+    from ledgerlake.queries import (
+        DocumentQuery,
+        GetPayment,
+        GetPaymentAt,
+        LogQuery,
+        PaymentNotFound,
+        PaymentResult,
+    )
 
-    asked: Query[PaymentResult] | LogQuery[PaymentResult] = GetPayment(payment_id)
+    asked: DocumentQuery[PaymentResult] | LogQuery[PaymentResult] = GetPayment(payment_id)
     if (version, position, at) != (None, None, None):
         asked = GetPaymentAt(payment_id, version, position, None if at is None else _instant(at))
     with LedgerLake.open() as ledger:
@@ -76,31 +64,53 @@ def payment(
     fields = asdict(result)
     as_of = fields.pop("as_of")
     fields = fields.get("payment", fields)
-    print_table(f"Payment {payment_id}", ("field", "value"), list(fields.items()), note=_as_of(as_of))
+    print_table(f"Payment {payment_id}", ("field", "value"), list(fields.items()), note=freshness(as_of))
 
 
 def payments(
     organization: Annotated[str, typer.Option("--organization", "-o", help="Whose payments.")],
     status: Annotated[str | None, typer.Option(help="Only payments in this status.")] = None,
     currency: Annotated[str | None, typer.Option("--currency", "-c", help="Only this currency.")] = None,
+    min_amount: Annotated[
+        str | None, typer.Option(help="Only amounts from this on, in units of --currency.")
+    ] = None,
+    max_amount: Annotated[str | None, typer.Option(help="Only amounts up to this one.")] = None,
+    start: Start = None,
+    end: End = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="opened (in the ledger), amount (of one currency), time (in business)."),
+    ] = None,
+    ascending: Annotated[bool, typer.Option("--ascending", help="First ones first.")] = False,
     limit: Annotated[int, typer.Option(help="Payments a page.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
     json: AsJson = False,
 ) -> None:
-    """An organization's payments, page by page."""
+    """An organization's payments, page by page; --from and --to mean when they were opened in business."""
     from ledgerlake.application import LedgerLake
     from ledgerlake.queries import ListPayments
 
+    asked = ListPayments(
+        organization,
+        status=status,
+        currency=currency,
+        limit=limit,
+        cursor=cursor,
+        min_amount=_amount(min_amount, "--min-amount"),
+        max_amount=_amount(max_amount, "--max-amount"),
+        start=_midnight(start),
+        end=_midnight(end),
+        sort=sort,
+        ascending=ascending,
+    )
     with LedgerLake.open() as ledger:
-        page = ledger.queries_in_clear.ask(
-            ListPayments(organization, status=status, currency=currency, limit=limit, cursor=cursor)
-        )
+        page = ledger.queries_in_clear.ask(asked)
     if json:
         print_json(page)
         return
     print_table(
         f"Payments of {organization}",
-        ("payment", "status", "currency", "amount", "refunded", "attempts", "first", "last"),
+        ("payment", "status", "currency", "amount", "refunded", "attempts", "opened", "last"),
         [
             (
                 p.payment_id,
@@ -109,12 +119,12 @@ def payments(
                 p.amount,
                 p.refunded,
                 p.attempts,
-                p.first_at,
+                p.opened_at,
                 p.last_at,
             )
             for p in page.payments
         ],
-        note=_as_of(page.as_of),
+        note=freshness(page.as_of),
     )
     if page.next_cursor:
         console().print(f"More: add --cursor {page.next_cursor}", markup=False, soft_wrap=True)
@@ -128,7 +138,7 @@ def statistics(
     from ledgerlake.queries import GetStatistics
 
     with LedgerLake.open() as ledger:
-        result = ledger.queries.ask(GetStatistics(organization, _day(start), _day(end)))
+        result = ledger.queries.ask(GetStatistics(organization, day_of(start), day_of(end)))
     if json:
         print_json(result)
         return
@@ -139,9 +149,9 @@ def statistics(
             (r.organization_id, r.status, r.currency, r.count, r.total, r.average, r.min, r.max)
             for r in result.rows
         ],
-        note=_as_of(result.as_of),
+        note=freshness(result.as_of),
     )
-    _nothing(result.rows, organization)
+    nothing(result.rows, organization)
     if result.payment_states:
         print_table(
             "Payments by their current state",
@@ -158,6 +168,9 @@ def trends(
     start: Start = None,
     end: End = None,
     granularity: Annotated[str, typer.Option("--by", help="day, week (from Monday) or month.")] = "month",
+    zone: Annotated[
+        str, typer.Option(help="Whose days these are: an IANA time zone, such as Europe/Berlin.")
+    ] = "UTC",
     json: AsJson = False,
 ) -> None:
     """Count and total of movements over time, per organization, currency and status."""
@@ -165,26 +178,27 @@ def trends(
     from ledgerlake.queries import GetTrends
 
     with LedgerLake.open() as ledger:
-        result = ledger.queries.ask(GetTrends(organization, _day(start), _day(end), granularity))
+        result = ledger.queries.ask(GetTrends(organization, day_of(start), day_of(end), granularity, zone))
     if json:
         print_json(result)
         return
     print_table(
-        f"Movements by {granularity}",
+        f"Movements by {granularity}" + ("" if zone == "UTC" else f" in {zone}"),
         (granularity, "organization", "currency", "status", "count", "total"),
         [
             (_period(r.period, granularity), r.organization_id, r.currency, r.status, r.count, r.total)
             for r in result.rows
         ],
-        note=_as_of(result.as_of),
+        note=freshness(result.as_of),
     )
-    _nothing(result.rows, organization)
+    nothing(result.rows, organization)
 
 
-def _nothing(rows: Sequence[Any], organization: str | None) -> None:
+def nothing(rows: Sequence[Any], organization: str | None, what: str = "movement") -> None:
+    """Say so where there are no rows to show."""
     if not rows:
         whom = "" if organization is None else f" of {organization!r}: check the spelling"
-        console().print(f"No movement{whom}. If events are new, run `ledgerlake refresh`.", markup=False)
+        console().print(f"No {what}{whom}. If events are new, run `ledgerlake refresh`.", markup=False)
 
 
 def verify(
@@ -204,11 +218,16 @@ def verify(
     if json:
         print_json(found)
     else:
+        # The head of the chain has a line of its own, to be copied whole.
+        details = {check.name: check.detail.partition("; to be noted outside: ") for check in found.checks}
         print_table(
             _agreement(found.ok, list(found.behind.values())),
             ("check", "result", "detail"),
-            [(check.name, "ok" if check.ok else "FAILED", check.detail) for check in found.checks],
+            [(check.name, "ok" if check.ok else "FAILED", details[check.name][0]) for check in found.checks],
         )
+        for _, _, noted_head in details.values():
+            if noted_head:
+                console().print(f"To be noted outside: {noted_head}", markup=False, soft_wrap=True)
         for check in found.checks:
             for difference in check.differences:
                 console().print(f"{check.name}: {difference}", markup=False, soft_wrap=True)
@@ -231,7 +250,19 @@ def _period(day: date, granularity: str) -> str:
     return f"{day:%Y-%m}" if granularity == "month" else day.isoformat()
 
 
-def _day(instant: datetime | None) -> date | None:
+def _amount(text: str | None, option: str) -> Decimal | None:
+    try:
+        return None if text is None else Decimal(text)
+    except InvalidOperation:
+        raise typer.BadParameter(f"{text!r} is not an amount.", param_hint=option) from None
+
+
+def _midnight(day: datetime | None) -> datetime | None:
+    return None if day is None else day.replace(tzinfo=UTC)
+
+
+def day_of(instant: datetime | None) -> date | None:
+    """The day of an option such as --from."""
     return None if instant is None else instant.date()
 
 
@@ -243,6 +274,7 @@ def _instant(text: str) -> datetime:
         raise typer.BadParameter(f"{text!r} is not an ISO 8601 date or time.", param_hint="--at") from None
 
 
-def _as_of(as_of: Any) -> str:
+def freshness(as_of: Any) -> str:
+    """As of which position an answer is, in words."""
     known = plain(as_of)
     return f"as of position {known['position']:,}" + (f", {known['time']}" if known.get("time") else "")

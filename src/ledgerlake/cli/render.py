@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: amounts are text, so no digit is lost.")]
 
 
+# Where a terminal leaves so few columns to a text, the table is wider than the terminal.
+_NARROWEST = 8
+
+
 def plain(value: Any) -> Any:
     """The value as JSON has it; Decimals and instants become text."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -52,22 +56,30 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> None:
     """Print rows; numbers and amounts are right-aligned."""
-    from rich.measure import Measurement
     from rich.table import Table
 
     shown = [list(row) for row in rows]
     table = Table(title_justify="left")
+    width = 1
     for i, column in enumerate(columns):
         numeric = bool(shown) and all(isinstance(row[i], int | Decimal) or row[i] is None for row in shown)
-        table.add_column(column, justify="right" if numeric else "left")
+        # A text that is too wide goes on below, in its cell. A number stands whole, in one line.
+        least = max(_NARROWEST, *(len(_cell(row[i])) for row in shown)) if numeric else _NARROWEST
+        table.add_column(
+            column,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=least if numeric else None,
+        )
+        width += least + 3
     for row in shown:
         table.add_row(*(_cell(value) for value in row))
     out = console()
     # Title and note stand by themselves: inside the table they would be folded to its width.
     out.print(title, style="bold", markup=False, soft_wrap=True)
-    # Wider than the terminal if need be: that folds a line, where a narrow table would drop digits.
-    needed = Measurement.get(out, out.options.update(max_width=1_000), table).maximum
-    out.print(table, width=max(out.width, needed), crop=False)
+    # Wider than the terminal, if need be: that folds its lines, where a narrower table would drop digits.
+    out.width = max(out.width, width)
+    out.print(table, crop=False)
     if note:
         out.print(note, style="dim", markup=False, soft_wrap=True)
 

@@ -15,6 +15,9 @@ from ledgerlake.cli.render import AsJson, console, print_json, print_table, prog
 if TYPE_CHECKING:
     from ledgerlake.domain.payment import Command
 
+# The open tail of the lake is written anew each time.
+LAKE_SECONDS = 10.0
+
 Organization = Annotated[str, typer.Option("--organization", "-o", help="Who is paid.")]
 Amount = Annotated[str, typer.Option("--amount", "-a", help="In units of the currency, such as 12.30.")]
 Currency = Annotated[str, typer.Option("--currency", "-c", help="ISO 4217 code, such as EUR.")]
@@ -215,24 +218,32 @@ def _dispatch(
 
 
 def refresh(
-    rebuild: Annotated[
-        list[str] | None,
-        typer.Option(help="Empty this projection first, and fill it from the start of the log. Repeatable."),
-    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until SIGINT or SIGTERM: projections within a second.")
+    ] = False,
+    lake_every: Annotated[
+        float, typer.Option(min=0.1, help="With --follow: seconds between refreshes of lake and reports.")
+    ] = LAKE_SECONDS,
     json: AsJson = False,
 ) -> None:
     """Bring projections, lake, tables and billing reports up to the head of the log, without Dagster."""
     from ledgerlake.application import LedgerLake
 
+    if follow and json:
+        raise typer.BadParameter("`status --watch --json` tells how far it is.", param_hint="--follow --json")
+    if follow:
+        from ledgerlake.cli.follow import follow as follow_the_log
+
+        with LedgerLake.open() as ledger:
+            follow_the_log(ledger, lake_every)
+        return
     with LedgerLake.open() as ledger, progress_bar(quiet=json) as bar:
-        for name in rebuild or ():
-            ledger.reset_projection(name)
         done = ledger.refresh(lambda p: bar(p.name, p.done, p.total))
     if json:
         print_json(done)
         return
     print_table(
         "Refreshed" if any(part.events for part in done) else "Nothing new: everything is at the head",
-        ("part", "from position", "to position", "events"),
-        [(part.name, part.from_position, part.to_position, part.events) for part in done],
+        ("part", "from position", "to position", "events", "note"),
+        [(part.name, part.from_position, part.to_position, part.events, part.note or "") for part in done],
     )

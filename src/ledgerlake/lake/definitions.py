@@ -169,7 +169,68 @@ PAYMENTS: Final = Definition(
             attempts=pa.int64(),
             failures=pa.int64(),
             refunds=pa.int64(),
-            version=pa.int64(),
+        )
+        + [pa.field(name, _TIME) for name in ("completed_at", "first_refund_at", "first_failed_at")]
+        + _required(failures_before=pa.int64(), version=pa.int64())
+    ),
+)
+
+# What follows is kept in MongoDB only: reconciliation compares it with these.
+REFUND_LATENCY: Final = Definition(
+    "refund_latency",
+    "refund_latency.sql",
+    pa.schema(
+        _required(
+            organization_id=pa.string(),
+            day=pa.date32(),
+            currency=pa.string(),
+            bucket=pa.int64(),
+            payments=pa.int64(),
+        )
+    ),
+    {"payments": "payments.sql"},
+)
+
+RETRY_RECOVERY: Final = Definition(
+    "retry_recovery",
+    "retry_recovery.sql",
+    pa.schema(
+        _required(
+            organization_id=pa.string(),
+            day=pa.date32(),
+            currency=pa.string(),
+            failures_before=pa.int64(),
+            recovered=pa.bool_(),
+            payments=pa.int64(),
+            amount_minor=pa.int64(),
+        )
+    ),
+    {"payments": "payments.sql"},
+)
+
+FAILURE_REASONS: Final = Definition(
+    "failure_reasons",
+    "failure_reasons.sql",
+    pa.schema(
+        [
+            *_required(organization_id=pa.string(), day=pa.date32(), currency=pa.string()),
+            pa.field("reason", pa.string()),
+            *_required(count=pa.int64(), total_minor=pa.int64()),
+        ]
+    ),
+)
+
+QUARTERS: Final = Definition(
+    "payment_quarters",
+    "payment_quarters.sql",
+    pa.schema(
+        _required(
+            organization_id=pa.string(),
+            quarter=_TIME,
+            currency=pa.string(),
+            status=pa.string(),
+            count=pa.int64(),
+            total_minor=pa.int64(),
         )
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
     import duckdb
     import polars as pl
+
+
+def connect(config: Mapping[str, str] | None = None) -> duckdb.DuckDBPyConnection:
+    """DuckDB in memory. It shows no progress: its bar would go where our JSON goes."""
+    import duckdb
+
+    connection = duckdb.connect(config=dict(config or {}))
+    connection.execute("SET enable_progress_bar = false")
+    return connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +62,8 @@ class PinnedLake:
 
     def duckdb(self) -> duckdb.DuckDBPyConnection:
         """A connection with the view `events`; the session's time zone is UTC. Close it after use."""
-        import duckdb
-
-        connection = duckdb.connect(
-            config={
+        connection = connect(
+            {
                 # Spill beside the lake, not into whatever folder the process was started in.
                 "temp_directory": str(self.root / ".spill"),
                 # All that is needed is built in: never reach for the network.

@@ -136,10 +136,12 @@ def _recorded(events: Iterable[StoredEvent]) -> Iterator[AuditStep]:
 
 
 def _rejections_of(payment_id: str) -> dict[str, Any]:
-    if payment_id.startswith(CREDIT_NOTE):
-        # A credit note has no payment id: its stream is named after its command.
-        return {"commandId": payment_id.removeprefix(CREDIT_NOTE), "paymentId": None}
-    return {"paymentId": payment_id}
+    named = {"paymentId": payment_id}
+    if not payment_id.startswith(CREDIT_NOTE):
+        return named
+    # A credit note has no payment id: its stream is named after its command. Whoever gives such a name as
+    # the id of a payment is refused, and is shown here too.
+    return {"$or": [named, {"commandId": payment_id.removeprefix(CREDIT_NOTE), "paymentId": None}]}
 
 
 def _refused(found: Mapping[str, Any]) -> AuditStep:

@@ -140,6 +140,7 @@ def _payment(events: Sequence[StoredEvent]) -> Payment:
         failures=failures,
         refunds=refunds,
         last_failure_reason=reason or None,
+        opened_at=events[0].timestamp,
         first_at=min(event.timestamp for event in events),
         last_at=max(event.timestamp for event in events),
         completed_at=next((e.timestamp for e in events if e.event_type == "PaymentProcessed"), None),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
@@ -14,6 +14,7 @@ from pymongo.database import Database
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.contract import EventReader
 from ledgerlake.projections import checkpoint
+from ledgerlake.queries.freshness import Reading
 
 Db = Database[dict[str, Any]]
 R_co = TypeVar("R_co", covariant=True)
@@ -29,7 +30,10 @@ class PaymentNotFound(LedgerLakeError):
 
 @dataclass(frozen=True, slots=True)
 class AsOf:
-    """How fresh an answer is: it holds every event up to `position`, taken up at `time`."""
+    """How fresh an answer is: it holds every event up to `position`, taken up at `time`.
+
+    Where one document is the answer, it may hold later ones too: `position` is the least it holds.
+    """
 
     position: int
     time: datetime | None
@@ -37,13 +41,35 @@ class AsOf:
 
 @runtime_checkable
 class Query(Protocol[R_co]):
-    """A question: a frozen value that says how its answer is read."""
+    """A question to read models: a frozen dataclass that says how its answer is read, in one snapshot.
+
+    Attributes:
+        reads: the projections that the answer depends on. A cached answer is good while none of them moves.
+    """
+
+    reads: ClassVar[tuple[str, ...]]
 
     def answer(self, db: Db) -> R_co:
-        """Read the answer.
+        """Read the answer; called again where a rebuilt read model took its place meanwhile.
 
         Raises:
             QueryError: the question is wrong; names the field and what it may be.
+        """
+        ...
+
+
+@runtime_checkable
+class DocumentQuery(Protocol[R_co]):
+    """A question that one document answers: one find, and no snapshot around it."""
+
+    reads: ClassVar[tuple[str, ...]]
+
+    def answer_at(self, reading: Reading) -> R_co:
+        """Read the document, in a session of `reading`, which says how fresh it is at least.
+
+        Raises:
+            QueryError: the question is wrong; names the field and what it may be.
+            PaymentNotFound: there is no such document.
         """
         ...
 

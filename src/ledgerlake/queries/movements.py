@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
+from zoneinfo import ZoneInfo
 
+import polars as pl
+import pyarrow as pa
 from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
 
 from ledgerlake.domain.money import exponent
-from ledgerlake.mongo.indexes import PAYMENTS, STATISTICS, TRENDS
-from ledgerlake.projections.statistics import average
-from ledgerlake.queries.model import AsOf, Db, QueryError, as_of, day, snapshot, text
-
-Wanted: TypeAlias = dict[str, Any]
+from ledgerlake.eventstore.bson_columns import Kind, decode, documents
+from ledgerlake.projections import model
+from ledgerlake.projections.payment_quarters import PAYMENT_QUARTERS
+from ledgerlake.projections.payment_totals import PAYMENT_STATES
+from ledgerlake.projections.payments import PAYMENTS
+from ledgerlake.projections.statistics import STATISTICS, average
+from ledgerlake.projections.trends import TRENDS
+from ledgerlake.queries.figures import Wanted, days, exact, has_totals, interval, of, units
+from ledgerlake.queries.model import AsOf, Db, QueryError, as_of, snapshot, text
+from ledgerlake.queries.zones import period_of, periods, reach, zone_named
 
 GRANULARITIES: Final = ("day", "week", "month")
 
@@ -69,19 +79,19 @@ class StatisticsResult:
 class GetStatistics:
     """Statistics of all movements, or of those on the UTC days of [start, end); either end may be open."""
 
+    reads: ClassVar[tuple[str, ...]] = (STATISTICS.name, TRENDS.name, PAYMENTS.name)
+
     organization_id: str | None = None
     start: date | None = None
     end: date | None = None
 
     def answer(self, db: Db) -> StatisticsResult:
         """Raises QueryError for an interval that ends before it starts."""
-        of = _of(self.organization_id)
-        days = _days(self.start, self.end)
+        wanted = days(self.organization_id, self.start, self.end)
         with snapshot(db) as session:
-            if days:
-                rows = _rolled_up(db, {**of, **days}, session)
-                return StatisticsResult(rows, (), as_of(db, TRENDS, session), None)
-            documents = db[STATISTICS].find(of, session=session).sort("_id", 1)
+            if self.start is not None or self.end is not None:
+                rows = _rolled_up(db, wanted, session)
+                return StatisticsResult(rows, (), as_of(db, TRENDS.name, session), None)
             rows = tuple(
                 _row(
                     (d["organizationId"], d["status"], d["currency"]),
@@ -90,15 +100,24 @@ class GetStatistics:
                     d["minMinor"],
                     d["maxMinor"],
                 )
-                for d in documents
+                for d in statistics_documents(db, self.organization_id, session)
             )
             return StatisticsResult(
-                rows, _states(db, of, session), as_of(db, STATISTICS, session), as_of(db, PAYMENTS, session)
+                rows,
+                payment_states(db, self.organization_id, session),
+                as_of(db, STATISTICS.name, session),
+                as_of(db, PAYMENTS.name, session),
             )
+
+
+def statistics_documents(db: Db, organization_id: str | None, session: ClientSession) -> list[dict[str, Any]]:
+    """The documents of payment_statistics of one organization, or all, in the order of their keys."""
+    found = model(db, STATISTICS.name, session).find(of(organization_id), session=session)
+    return sorted(found, key=lambda d: (d["organizationId"], d["status"], d["currency"]))
 
 
 def _rolled_up(db: Db, wanted: Wanted, session: ClientSession) -> tuple[StatisticsRow, ...]:
-    grouped = db[TRENDS].aggregate(
+    grouped = model(db, TRENDS.name, session).aggregate(
         [
             {"$match": wanted},
             {
@@ -110,47 +129,55 @@ def _rolled_up(db: Db, wanted: Wanted, session: ClientSession) -> tuple[Statisti
                     "max": {"$max": "$maxMinor"},
                 }
             },
-            {"$sort": {"_id.o": 1, "_id.s": 1, "_id.c": 1}},
         ],
         session=session,
     )
-    return tuple(
+    rows = [
         _row((g["_id"]["o"], g["_id"]["s"], g["_id"]["c"]), g["count"], g["total"], g["min"], g["max"])
         for g in grouped
-    )
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.organization_id, row.status, row.currency)))
 
 
-def _states(db: Db, wanted: Wanted, session: ClientSession) -> tuple[PaymentState, ...]:
-    key = {"o": "$organizationId", "s": "$status", "u": "$unreferenced", "c": "$currency"}
-    grouped = db[PAYMENTS].aggregate(
-        [
-            {"$match": wanted},
-            {
-                "$group": {
-                    "_id": key,
-                    "count": {"$sum": 1},
-                    "amount": {"$sum": "$amountMinor"},
-                    "refunded": {"$sum": "$refundedMinor"},
-                }
-            },
-            {"$sort": {"_id.o": 1, "_id.s": 1, "_id.u": 1, "_id.c": 1}},
-        ],
-        session=session,
-    )
+def payment_states(db: Db, organization_id: str | None, session: ClientSession) -> tuple[PaymentState, ...]:
+    """The states that the payments of one organization, or of all, are in."""
+    found: Iterable[dict[str, Any]]
+    if has_totals(db, session):
+        found = model(db, PAYMENT_STATES.name, session).find(of(organization_id), session=session)
+    else:
+        found = _counted_now(db, organization_id, session)
+    sums: dict[tuple[str, str, bool, str], tuple[int, int, int]] = {}
+    # A projection that is split over workers has a document of each worker for one state.
+    for d in found:
+        key = (d["organizationId"], d["status"], d["unreferenced"], d["currency"])
+        count, amount, refunded = sums.get(key, (0, 0, 0))
+        sums[key] = (count + d["count"], amount + d["amountMinor"], refunded + d["refundedMinor"])
     return tuple(
         PaymentState(
-            g["_id"]["o"],
-            g["_id"]["s"],
-            g["_id"]["u"],
-            g["_id"]["c"],
-            g["count"],
-            _exact(g["amount"]),
-            _units(g["amount"], g["_id"]["c"]),
-            _exact(g["refunded"]),
-            _units(g["refunded"], g["_id"]["c"]),
+            *key,
+            count=int(count),
+            amount_minor=int(amount),
+            amount=units(amount, key[3]),
+            refunded_minor=int(refunded),
+            refunded=units(refunded, key[3]),
         )
-        for g in grouped
+        for key, (count, amount, refunded) in sorted(sums.items())
     )
+
+
+def _counted_now(db: Db, organization_id: str | None, session: ClientSession) -> Iterable[dict[str, Any]]:
+    """The states, counted payment by payment: a read model of version 1 is asked until it is rebuilt."""
+    by = ("organizationId", "status", "unreferenced", "currency")
+    group = {
+        "_id": {name: f"${name}" for name in by},
+        "count": {"$sum": 1},
+        "amountMinor": {"$sum": "$amountMinor"},
+        "refundedMinor": {"$sum": "$refundedMinor"},
+    }
+    payments = model(db, PAYMENTS.name, session)
+    for d in payments.aggregate([{"$match": of(organization_id)}, {"$group": group}], session=session):
+        sums = {name: exact(d[name]) for name in ("count", "amountMinor", "refundedMinor")}
+        yield {**d["_id"], **sums}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,60 +203,85 @@ class TrendsResult:
 
 @dataclass(frozen=True, slots=True)
 class GetTrends:
-    """Movements over time, on the UTC days of [start, end), by day, ISO week (from Monday) or month."""
+    """Movements over time, on the days of [start, end), by day, ISO week (from Monday) or month.
+
+    Days are those of `zone`, an IANA name: they may have 23 or 25 hours, and start at 18:15 UTC.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = (TRENDS.name, PAYMENT_QUARTERS.name)
 
     organization_id: str | None = None
     start: date | None = None
     end: date | None = None
     granularity: str = "day"
+    zone: str = "UTC"
 
     def answer(self, db: Db) -> TrendsResult:
-        """Raises QueryError for an unknown granularity, or an interval that ends before it starts."""
+        """Raises QueryError for an unknown granularity or zone, an interval that ends before it starts,
+        or movements of long ago in a quarter of an hour that is part of two of the zone's days."""
         if text("granularity", self.granularity) not in GRANULARITIES:
             raise QueryError(f"granularity {self.granularity!r} is none of {', '.join(GRANULARITIES)}.")
-        wanted = {**_of(self.organization_id), **_days(self.start, self.end)}
-        sums: dict[tuple[date, str, str, str], tuple[int, int]] = {}
+        zone = zone_named(self.zone)
+        interval(self.start, self.end)
         with snapshot(db) as session:
-            fresh = as_of(db, TRENDS, session)
-            for d in db[TRENDS].find(wanted, session=session):
-                period = _period(d["day"].date(), self.granularity)
-                key = (period, d["organizationId"], d["currency"], d["status"])
-                count, total = sums.get(key, (0, 0))
-                sums[key] = (count + d["count"], total + d["totalMinor"])
+            if zone.key == "UTC":
+                fresh = as_of(db, TRENDS.name, session)
+                sums = self._by_day(model(db, TRENDS.name, session), session)
+            else:
+                fresh = as_of(db, PAYMENT_QUARTERS.name, session)
+                sums = self._by_quarter(model(db, PAYMENT_QUARTERS.name, session), session, zone)
         rows = (
-            TrendRow(*key, count=int(count), total_minor=int(total), total=_units(total, key[2]))
+            TrendRow(*key, count=int(count), total_minor=int(total), total=units(total, key[2]))
             for key, (count, total) in sorted(sums.items())
         )
         return TrendsResult(tuple(rows), fresh)
 
+    def _by_day(self, trends: Collection[Any], session: ClientSession) -> _Sums:
+        sums: _Sums = {}
+        for d in trends.find(days(self.organization_id, self.start, self.end), session=session):
+            period = period_of(d["day"].date(), self.granularity)
+            key = (period, d["organizationId"], d["currency"], d["status"])
+            count, total = sums.get(key, (0, 0))
+            sums[key] = (count + d["count"], total + d["totalMinor"])
+        return sums
 
-def _of(organization_id: str | None) -> Wanted:
-    return {} if organization_id is None else {"organizationId": text("organization_id", organization_id)}
+    def _by_quarter(self, quarters: Collection[Any], session: ClientSession, zone: ZoneInfo) -> _Sums:
+        first, last = reach(self.start, self.end)
+        wanted: Wanted = {} if self.organization_id is None else of(self.organization_id)
+        wanted["quarter"] = {"$gte": first, **({} if last is None else {"$lt": last})}
+        found = _quarters(quarters.find_raw_batches(wanted, session=session))
+        places = periods(found["quarter"].unique().sort(), zone, self.granularity, self.start, self.end)
+        placed = pl.DataFrame(
+            {"quarter": list(places), "period": list(places.values())},
+            schema={"quarter": found.schema["quarter"], "period": pl.Date},
+        )
+        # As Int128: a sum of int64 wraps silently.
+        grouped = (
+            found.join(placed, on="quarter")
+            .group_by("period", "organizationId", "currency", "status")
+            .agg(pl.col("count", "totalMinor").cast(pl.Int128).sum())
+        )
+        return {row[:4]: row[4:] for row in grouped.iter_rows()}
 
 
-def _days(start: date | None, end: date | None) -> Wanted:
-    if start is not None and end is not None and day("end", end) < day("start", start):
-        raise QueryError(f"The interval ends ({end}) before it starts ({start}).")
-    bounds: dict[str, Any] = {}
-    if start is not None:
-        bounds["$gte"] = _midnight(day("start", start))
-    if end is not None:
-        bounds["$lt"] = _midnight(day("end", end))
-    return {"day": bounds} if bounds else {}
+# (period, organization, currency, status) -> (count, total in minor units)
+_Sums: TypeAlias = dict[tuple[date, str, str, str], tuple[int, int]]
+_QUARTER: Final = {
+    "quarter": Kind.DATE,
+    "organizationId": Kind.STRING,
+    "currency": Kind.STRING,
+    "status": Kind.STRING,
+    "count": Kind.INTEGER,
+    "totalMinor": Kind.INTEGER,
+}
 
 
-def _midnight(of: date) -> datetime:
-    return datetime.combine(of, time(), UTC)
-
-
-def _period(of: date, granularity: str) -> date:
-    match granularity:
-        case "week":
-            return of - timedelta(days=of.weekday())
-        case "month":
-            return of.replace(day=1)
-        case _:
-            return of
+def _quarters(batches: Iterable[bytes]) -> pl.DataFrame:
+    """Documents of payment_quarters as a table, without a Python object for each: there may be many."""
+    parts = [pa.table(decode(batch, documents(batch), _QUARTER)) for batch in (*batches, b"")]
+    found = pl.from_arrow(pa.concat_tables(parts))
+    assert isinstance(found, pl.DataFrame)
+    return found
 
 
 def _row(key: tuple[str, str, str], count: int, total: int, least: int, most: int) -> StatisticsRow:
@@ -237,23 +289,9 @@ def _row(key: tuple[str, str, str], count: int, total: int, least: int, most: in
     return StatisticsRow(
         *key,
         count=int(count),
-        total_minor=_exact(total),
-        total=_units(total, currency),
-        average=average(_exact(total), int(count), exponent(currency)),
-        min=_units(least, currency),
-        max=_units(most, currency),
+        total_minor=exact(total),
+        total=units(total, currency),
+        average=average(exact(total), int(count), exponent(currency)),
+        min=units(least, currency),
+        max=units(most, currency),
     )
-
-
-def _units(minor: float, currency: str) -> Decimal:
-    return Decimal(_exact(minor)).scaleb(-exponent(currency))
-
-
-def _exact(total: float) -> int:
-    """A sum as the server gives it. It turns into a float, and is rounded, where 64 bits are too few."""
-    if isinstance(total, float):
-        raise QueryError(
-            f"A sum of about {total:.6g} minor units does not fit 64 bits.",
-            "Ask for one organization, or for fewer days.",
-        )
-    return int(total)

@@ -23,6 +23,7 @@ from ledgerlake.eventstore.archived import (
 from ledgerlake.eventstore.bson_columns import documents
 from ledgerlake.eventstore.chain import digest
 from ledgerlake.eventstore.event_columns import SCHEMA, columns_to_read, decode_events, typed
+from ledgerlake.lake.pinned import connect
 from ledgerlake.reconciliation.model import Check, checked
 
 Document = dict[str, Any]
@@ -44,27 +45,23 @@ class ArchivedPart:
         """Whether any event was archived."""
         return self._db["events"].find_one(_STUBS, {"_id": 1}, session=self._session) is not None
 
-    @cached_property
-    def events(self) -> pa.Table:
-        """The archived events as SCHEMA, in position order; empty if they can not be brought back."""
-        parts = [SCHEMA.empty_table()]
+    def tables(self) -> Iterator[pa.Table]:
+        """The archived events as SCHEMA, some thousand at once; not those that can not be fetched."""
         names = columns_to_read(SCHEMA)
         for stubs in self._stubs():
             try:
                 stream = b"".join(self._archive.fetch([_place(each) for each in stubs]))
-            except ArchiveError:
-                return SCHEMA.empty_table()
-            parts.append(typed(decode_events(stream, documents(stream), names), SCHEMA))
-        return pa.concat_tables(parts).sort_by("position")
+            except ArchiveError:  # `check` tells
+                continue
+            yield typed(decode_events(stream, documents(stream), names), SCHEMA)
 
     def figures(self, position: int) -> list[Document]:
         """Of the archived events up to a position: what the server's $group gives for the other ones."""
         if not self.any:
             return []
-        import duckdb
-
-        with duckdb.connect() as connection:
-            connection.register("events", self.events)
+        batches = (batch for table in self.tables() for batch in table.to_batches())
+        with connect() as connection:
+            connection.register("events", pa.RecordBatchReader.from_batches(SCHEMA, batches))
             rows = connection.sql(
                 "SELECT organization_id, currency, event_type, count(*), sum(amount_minor)::DECIMAL(38,0),"
                 " min(amount_minor), max(amount_minor), min(occurred_at), max(occurred_at)"

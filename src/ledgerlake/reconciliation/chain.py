@@ -98,7 +98,8 @@ def check_chain(log: Log, noted: NotedHead | None = None) -> Check:
     else:
         # In the form in which --head takes it back.
         known = GENESIS if chain is None else bytes(chain)
-        detail = f"{len(kept):,} links; to be noted outside: {NotedHead(log.head, known)}"
+        still = "" if noted is None or differences else f"; as it was noted at position {noted.position:,}"
+        detail = f"{len(kept):,} links{still}; to be noted outside: {NotedHead(log.head, known)}"
     found = checked("log chain", detail, differences)
     return replace(found, part=EVENTS, position=log.head, lag=0)
 

@@ -12,12 +12,14 @@ import pyarrow as pa
 
 from ledgerlake.domain.events import EVENT_STATUS
 from ledgerlake.eventstore.bson_columns import Kind
-from ledgerlake.lake.definitions import STATES, TRENDS, Definition
+from ledgerlake.lake.definitions import STATES, TRENDS
 from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.parquet import read_footer, read_verified
+from ledgerlake.lake.pinned import connect
 from ledgerlake.lake.segments import SegmentInfo, read_rows
 from ledgerlake.lake.tables import TABLES
+from ledgerlake.projections import model
 from ledgerlake.reconciliation.log import Log
 from ledgerlake.reconciliation.model import Check, Figure, Key, described, differing
 from ledgerlake.reconciliation.payments import differing_payments, read
@@ -133,7 +135,8 @@ def check_table(log: Log, views: LakeViews, path: str) -> Check:
         expected = definition.run(connection)
     differences = []
     if not found.equals(expected):
-        differences = _row_differences(definition, expected, found) or ["the rows are in another order"]
+        sides = ("events", definition.name)
+        differences = row_differences(expected, found, sides) or ["the rows are in another order"]
     return of_part(log, name, name, position, differences)
 
 
@@ -150,7 +153,8 @@ def check_states(log: Log, views: LakeViews, position: int) -> Check:
         "amount": {"$sum": {"$toDecimal": "$amountMinor"}},
         "refunded": {"$sum": {"$toDecimal": "$refundedMinor"}},
     }
-    documents = log.db["payment_read_models"].aggregate([{"$group": group}], session=log.session)
+    payments = model(log.db, "payment_read_models", log.session)
+    documents = payments.aggregate([{"$group": group}], session=log.session)
     actual = {
         tuple(row["_id"].get(name) for name in ("organization", "status", "unreferenced", "currency")): (
             row["count"],
@@ -187,7 +191,7 @@ def check_states(log: Log, views: LakeViews, position: int) -> Check:
 
 def check_trend_days(log: Log, views: LakeViews, position: int) -> Check:
     """Each day of the trends in MongoDB against the lake's events."""
-    found = read(log.db["payment_trends"], {}, _TREND, log.session)
+    found = read(model(log.db, "payment_trends", log.session), {}, _TREND, log.session)
     columns = {name: found[name] for name in found.column_names}
     columns["period"] = columns.pop("day").cast(pa.date32())
     definition = TRENDS["day"]
@@ -195,22 +199,20 @@ def check_trend_days(log: Log, views: LakeViews, position: int) -> Check:
     with views.at(position) as connection:
         expected = definition.run(connection).select(names)
     actual = pa.table(columns).select(names)
-    differences = _row_differences(definition, expected, actual)
+    differences = row_differences(expected, actual, ("events", definition.name))
     return of_part(log, "payment trends by day", "payment_trends", position, differences)
 
 
-def _row_differences(definition: Definition, expected: pa.Table, actual: pa.Table) -> list[str]:
-    """Rows that only one of the tables has, in words, each with what identifies it."""
-    import duckdb
-
-    with duckdb.connect() as connection:
+def row_differences(expected: pa.Table, actual: pa.Table, sides: tuple[str, str]) -> list[str]:
+    """Rows that only one of the tables has, in words, each with what identifies it; `sides` names the two."""
+    with connect() as connection:
         connection.register("expected", expected)
         connection.register("actual", actual)
         only = [
             (side, row)
             for side, one, other in (
-                ("events", "expected", "actual"),
-                (definition.name, "actual", "expected"),
+                (sides[0], "expected", "actual"),
+                (sides[1], "actual", "expected"),
             )
             for row in connection.sql(f"SELECT * FROM {one} EXCEPT ALL SELECT * FROM {other} LIMIT 1000")
             .to_arrow_table()
@@ -220,10 +222,22 @@ def _row_differences(definition: Definition, expected: pa.Table, actual: pa.Tabl
     for side, row in only:
         key = tuple(str(row[name]) for name in _KEYS if name in row)
         by_key.setdefault(key, []).append(f"{side} {_figures(row)}")
-    return [f"{' '.join(key)}: {', '.join(sides)}" for key, sides in sorted(by_key.items())]
+    return [f"{' '.join(key)}: {', '.join(told)}" for key, told in sorted(by_key.items())]
 
 
-_KEYS: Final = ("organization_id", "period", "currency", "status", "unreferenced")
+_KEYS: Final = (
+    "organization_id",
+    "period",
+    "day",
+    "quarter",
+    "currency",
+    "status",
+    "unreferenced",
+    "reason",
+    "bucket",
+    "failures_before",
+    "recovered",
+)
 
 
 def _figures(row: dict[str, Any]) -> str:

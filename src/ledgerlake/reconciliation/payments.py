@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -14,6 +14,8 @@ from ledgerlake.domain.money import exponent
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.bson_columns import Kind, WrongTypeError, decode, documents
 from ledgerlake.lake.definitions import PAYMENTS
+from ledgerlake.lake.pinned import connect
+from ledgerlake.projections import model
 from ledgerlake.reconciliation.log import Document, Log
 
 _EVENT: Final = {
@@ -23,6 +25,8 @@ _EVENT: Final = {
     "eventData.amountMinor": ("amount_minor", Kind.INTEGER),
     "eventData.currency": ("currency", Kind.STRING),
     "eventData.unreferenced": ("unreferenced", Kind.BOOL),
+    "eventData.attempt": ("attempt", Kind.INTEGER),
+    "timestamp": ("occurred_at", Kind.DATE),
     "metadata.organizationId": ("organization_id", Kind.STRING),
 }
 _MODEL: Final = {
@@ -36,6 +40,10 @@ _MODEL: Final = {
     "attempts": ("attempts", Kind.INTEGER),
     "failures": ("failures", Kind.INTEGER),
     "refunds": ("refunds", Kind.INTEGER),
+    "completedAt": ("completed_at", Kind.DATE),
+    "firstRefundAt": ("first_refund_at", Kind.DATE),
+    "firstFailedAt": ("first_failed_at", Kind.DATE),
+    "failuresBefore": ("failures_before", Kind.INTEGER),
     "version": ("version", Kind.INTEGER),
 }
 
@@ -53,8 +61,6 @@ def differing_payments(log: Log, organization: str, currency: str, position: int
 
 
 def _differing_payments(log: Log, organization: str, currency: str, position: int) -> list[str]:
-    import duckdb
-
     events = read(
         log.db["events"],
         {
@@ -66,15 +72,17 @@ def _differing_payments(log: Log, organization: str, currency: str, position: in
         log.session,
     )
     if log.archived.any:
-        events = pa.concat_tables([events, _archived(log, organization, currency, position)])
+        archived = _archived(log, organization, currency, position)
+        # The lake's column of attempts is narrower.
+        events = pa.concat_tables([events, *archived], promote_options="permissive")
     events = events.append_column("exponent", pa.array([exponent(currency)] * events.num_rows, pa.int8()))
     models = read(
-        log.db["payment_read_models"],
+        model(log.db, "payment_read_models", log.session),
         {"organizationId": organization, "currency": currency},
         _MODEL,
         log.session,
     )
-    with duckdb.connect() as connection:
+    with connect() as connection:
         connection.register("events", events)
         connection.register("expected", PAYMENTS.run(connection))
         connection.register("models", models)
@@ -98,16 +106,18 @@ def _differing_payments(log: Log, organization: str, currency: str, position: in
     ]
 
 
-def _archived(log: Log, organization: str, currency: str, position: int) -> pa.Table:
+def _archived(log: Log, organization: str, currency: str, position: int) -> Iterator[pa.Table]:
     """Archived events of an organization and currency, as `_EVENT`."""
-    events = log.archived.events
-    mine = pc.and_(
-        pc.and_(pc.equal(events["organization_id"], organization), pc.equal(events["currency"], currency)),
-        pc.less_equal(events["position"], position),
-    )
-    found = events.filter(mine).select([name for name, _ in _EVENT.values()])
-    # Without the promise of no nulls, which what is read from the server does not make.
-    return pa.table(dict(zip(found.column_names, found.columns, strict=True)))
+    for events in log.archived.tables():
+        mine = pc.and_(
+            pc.and_(
+                pc.equal(events["organization_id"], organization), pc.equal(events["currency"], currency)
+            ),
+            pc.less_equal(events["position"], position),
+        )
+        found = events.filter(mine).select([name for name, _ in _EVENT.values()])
+        # Without the promise of no nulls, which what is read from the server does not make.
+        yield pa.table(dict(zip(found.column_names, found.columns, strict=True)))
 
 
 def read(
@@ -123,24 +133,36 @@ def read(
     Raises:
         UnreadableError: a value of another type.
     """
+    parts = batches(collection, query, columns, session, projection, sort)
+    return pa.Table.from_batches(list(parts))
+
+
+def batches(
+    collection: Collection[Document],
+    query: Document,
+    columns: Mapping[str, tuple[str, Kind]],
+    session: ClientSession,
+    projection: Mapping[str, Any] | None = None,
+    sort: Sequence[tuple[str, int]] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """As `read`, reply by reply; the first batch is empty, so that there is a schema in any case."""
     kinds = {path: kind for path, (_, kind) in columns.items()}
     names = [name for name, _ in columns.values()]
-    # One empty part, so that there is a schema when nothing is found.
-    parts = [_table(b"", kinds, names)]
-    batches: Any = collection.find_raw_batches(
+    yield _batch(b"", kinds, names)
+    replies: Any = collection.find_raw_batches(
         query, projection, sort=sort, session=session, allow_disk_use=True
     )
     try:
-        parts += [_table(batch, kinds, names) for batch in batches]
+        for reply in replies:
+            yield _batch(reply, kinds, names)
     except (WrongTypeError, pa.ArrowInvalid) as error:
         raise UnreadableError(f"Documents of {collection.name} can not be read: {error}.") from error
-    return pa.concat_tables(parts)
 
 
-def _table(stream: bytes, kinds: Mapping[str, Kind], names: list[str]) -> pa.Table:
+def _batch(stream: bytes, kinds: Mapping[str, Kind], names: list[str]) -> pa.RecordBatch:
     arrays = decode(stream, documents(stream), kinds)
     filled = [
         array.fill_null(False) if kind is Kind.BOOL else array
         for array, kind in zip(arrays.values(), kinds.values(), strict=True)
     ]
-    return pa.Table.from_arrays(filled, names)
+    return pa.RecordBatch.from_arrays(filled, names)

@@ -8,7 +8,14 @@ from decimal import Decimal
 from typing import Any, Final
 
 from ledgerlake.domain.money import MoneyError, exponent
-from ledgerlake.projections import checkpoint
+from ledgerlake.projections import (
+    PROJECTIONS,
+    checkpoint,
+    checkpoints,
+    collection_of,
+    dead_letters,
+    model,
+)
 from ledgerlake.reconciliation.log import Document, Log, LogFigures
 from ledgerlake.reconciliation.model import Check, Figure, Figures, Key, checked, described, differing
 from ledgerlake.reconciliation.payments import differing_payments
@@ -21,8 +28,26 @@ NOT_BUILT: Final = "not built: run `ledgerlake refresh`"
 
 def positions(log: Log) -> dict[str, int]:
     """The checkpoint of each projection."""
-    names = (_READ_MODELS, _STATISTICS, _TRENDS)
+    names = (_READ_MODELS, _STATISTICS, _TRENDS, "payment_quarters", "failure_reasons")
     return {name: checkpoint(log.db, name, log.session).position for name in names}
+
+
+def dropped(log: Log) -> bool:
+    """Whether a read model of the snapshot is gone by now: a rebuild has replaced it, and it was dropped."""
+    there = set(log.db.list_collection_names())
+    for name in PROJECTIONS:
+        seen = checkpoint(log.db, name, log.session).generation
+        if checkpoint(log.db, name).generation != seen and collection_of(name, seen) not in there:
+            return True
+    return False
+
+
+def uneven(log: Log, name: str) -> str | None:
+    """Why a projection that is split can not be compared: its workers do not stand at one position."""
+    found = [each.position for _, each in checkpoints.slots(log.db, name, log.session)]
+    if len(set(found)) < 2:
+        return None
+    return f"not compared: its {len(found)} workers stand between {min(found):,} and {max(found):,}"
 
 
 def check_read_models(log: Log, position: int) -> Check:
@@ -42,7 +67,7 @@ def check_statistics(log: Log, position: int) -> Check:
     truth = log.at(position)
     actual: dict[Key, Figure] = {}
     wrong: list[str] = []
-    for row in log.db[_STATISTICS].find({}, session=log.session):
+    for row in model(log.db, _STATISTICS, log.session).find({}, session=log.session):
         key = (row["organizationId"], row["currency"], row["status"])
         actual[key] = Figure(row["count"], row["totalMinor"])
         wrong += _wrong_statistic(key, row, truth)
@@ -62,7 +87,7 @@ def check_trends(log: Log, position: int) -> Check:
     }
     actual: dict[Key, Figure] = {}
     wrong: list[str] = []
-    for row in log.db[_TRENDS].aggregate([{"$group": group}], session=log.session):
+    for row in model(log.db, _TRENDS, log.session).aggregate([{"$group": group}], session=log.session):
         found = row["_id"]
         key = (found["organization"], found["currency"], found["status"])
         actual[key] = Figure(row["count"], _integer(row["minor"]))
@@ -70,6 +95,12 @@ def check_trends(log: Log, position: int) -> Check:
     keys = differing(expected, actual)
     differences = described(expected, actual, keys, "trends") + wrong
     return of_part(log, "payment trends", _TRENDS, position, differences, (expected, actual))
+
+
+def check_dead_letters(log: Log) -> Check:
+    """No projection has set events aside; names those that one has, which is why it can not agree."""
+    differences = [text for name in PROJECTIONS for text in dead_letters.described(log.db, name, log.session)]
+    return checked("dead letters", "events that projections have set aside", differences)
 
 
 def of_part(
@@ -130,7 +161,7 @@ def _read_model_figures(log: Log) -> tuple[Figures, list[tuple[Key, str]]]:
                 before.count + count, None if minor is None else (before.minor or 0) + minor
             )
 
-    for row in log.db[_READ_MODELS].aggregate([{"$group": group}], session=log.session):
+    for row in model(log.db, _READ_MODELS, log.session).aggregate([{"$group": group}], session=log.session):
         found = row["_id"]
         organization, currency = found["organization"], found["currency"]
         sums = {name: _integer(row[f"{name}Minor"]) for name in ("amount", "refunded", "net")}

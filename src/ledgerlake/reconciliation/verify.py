@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ledgerlake.reconciliation.chain import NotedHead, check_chain
 from ledgerlake.reconciliation.log import Document, Log, check_amounts
 from ledgerlake.reconciliation.model import Check, Verification, checked
 from ledgerlake.reconciliation.positions import check_positions
+from ledgerlake.reconciliation.totals import TOTALS, PaymentTable, check_totals
 
 
 def verify(
@@ -33,6 +35,20 @@ def verify(
     layer that has not reached that position is not in order. `reports` is the folder of billing reports
     to check, if any; `noted` a hash of the log that was noted before, to check the log against.
     """
+    while True:
+        found = _verify(db, lake, up_to, reports, noted)
+        if found is not None:
+            return found
+
+
+def _verify(
+    db: Database[Document],
+    lake: EventLake,
+    up_to: int | None,
+    reports: Path | None,
+    noted: NotedHead | None,
+) -> Verification | None:
+    """`verify`; None where a read model was replaced and dropped meanwhile: what is gone reads as empty."""
     checks: list[Check] = []
 
     def run(name: str, check: Callable[[], Check]) -> None:
@@ -43,28 +59,47 @@ def verify(
 
     # Before the snapshot is taken: so the lake can not be ahead of it.
     held = lake.position()
-    with db.client.start_session(snapshot=True) as session, lake_side.LakeViews(lake) as views:
+    with ExitStack() as opened:
+        session = opened.enter_context(db.client.start_session(snapshot=True))
+        views = opened.enter_context(lake_side.LakeViews(lake))
         log = Log(db, session, lake.archive)
+        paid = opened.enter_context(PaymentTable(log))
         at = read_side.positions(log)
         payments, trends = at["payment_read_models"], at["payment_trends"]
+        uneven = read_side.uneven(log, "payment_read_models")
+
+        def run_on_payments(name: str, check: Callable[[], Check]) -> None:
+            if uneven is None:
+                run(name, check)
+            else:
+                checks.append(
+                    read_side.of_part(log, name, "payment_read_models", payments, [], detail=uneven)
+                )
+
         run("log positions", lambda: check_positions(log))
         run("log chain", lambda: check_chain(log, noted))
         run("archived events", log.archived.check)
         run("log amounts", lambda: check_amounts(log))
-        run("payment read models", lambda: read_side.check_read_models(log, payments))
+        run_on_payments("payment read models", lambda: read_side.check_read_models(log, payments))
         run("payment statistics", lambda: read_side.check_statistics(log, at["payment_statistics"]))
         run("payment trends", lambda: read_side.check_trends(log, trends))
+        for name, totals in TOTALS.items():
+            each = run_on_payments if totals.part == "payment_read_models" else run
+            each(name, partial(check_totals, name, log, paid, views, at[totals.part], held))
+        run("dead letters", lambda: read_side.check_dead_letters(log))
         run("lake segments", lambda: lake_side.check_segments(log, lake, held))
         run("lake events", lambda: lake_side.check_events(log, views, held))
         for path, definition in TABLES.items():
             run(f"lake {definition.name}", partial(lake_side.check_table, log, views, path))
         # These need the lake's events up to the checkpoint; where it is behind, the sums must do.
         if payments <= held:
-            run("payment states", lambda: lake_side.check_states(log, views, payments))
+            run_on_payments("payment states", lambda: lake_side.check_states(log, views, payments))
         if trends <= held:
             run("payment trends by day", lambda: lake_side.check_trend_days(log, views, trends))
         if reports is not None:
             run("billing reports", lambda: report_side.check_reports(log, views, reports))
+        if read_side.dropped(log):
+            return None
     at["event_lake"] = held
     if up_to is not None:
         late = [

@@ -1,7 +1,8 @@
 -- Every payment folded from its events: a row per payment. Reads the view `events`. Amounts are minor units.
 -- amount_minor: what was processed; of a payment never completed, its last failed attempt; of a refund
 -- that names no payment, the refund. Organization and currency never change in a payment, so their
--- minimum is they.
+-- minimum is they. failures_before: failed attempts before the one that went through, or all of them: attempts
+-- are numbered from 1.
 WITH folded AS (
   SELECT
     payment_id,
@@ -15,6 +16,10 @@ WITH folded AS (
     COUNT(*) FILTER (WHERE event_type <> 'PaymentRefunded') AS attempts,
     COUNT(*) FILTER (WHERE event_type = 'PaymentFailed') AS failures,
     COUNT(*) FILTER (WHERE event_type = 'PaymentRefunded') AS refunds,
+    MIN(occurred_at) FILTER (WHERE event_type = 'PaymentProcessed') AS completed_at,
+    MIN(occurred_at) FILTER (WHERE event_type = 'PaymentRefunded') AS first_refund_at,
+    MIN(occurred_at) FILTER (WHERE event_type = 'PaymentFailed') AS first_failed_at,
+    MIN(attempt) FILTER (WHERE event_type = 'PaymentProcessed') - 1 AS failures_before,
     MAX(version) AS version
   FROM events
   GROUP BY payment_id
@@ -46,6 +51,10 @@ SELECT
   folded.attempts,
   folded.failures,
   folded.refunds,
+  folded.completed_at,
+  folded.first_refund_at,
+  folded.first_failed_at,
+  COALESCE(folded.failures_before, folded.failures) AS failures_before,
   folded.version
 FROM folded
 LEFT JOIN failed

@@ -1,0 +1,107 @@
+"""`ledgerlake refresh --follow`: the runner as a service, and what it tells a terminal.
+
+The lake is followed by a process of its own, with what processor time is left over: its tables and reports
+are computed from all of it, and would make the projections late.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ledgerlake.cli.ending import on_signal
+from ledgerlake.cli.render import console
+from ledgerlake.errors import LedgerLakeError
+
+if TYPE_CHECKING:
+    from ledgerlake.application import LedgerLake, LedgerStatus
+    from ledgerlake.projections.live import LiveRunner
+    from ledgerlake.settings import Settings
+
+TICK_SECONDS = 10.0
+_LESS_URGENT = 10
+
+
+def follow(ledger: LedgerLake, lake_every: float) -> None:
+    """Keep everything at the head until a signal ends it, after the batches in hand."""
+    out = console()
+    with _Lake(ledger.settings, lake_every) as lake, ledger.follow() as runner, on_signal(runner.close):
+        status = None
+        running = True
+        while running:
+            # A service's log is the log (LEDGERLAKE_LOG), not a line every ten seconds.
+            if out.is_terminal:
+                status, line = _tick(ledger, runner, status)
+                out.print(line, markup=False, soft_wrap=True)
+            running = runner.wait(TICK_SECONDS)
+            if running:
+                lake.keep()
+
+
+class _Lake:
+    """The process that follows the lake. It ends with this one, also if that is killed."""
+
+    def __init__(self, settings: Settings, every: float) -> None:
+        self._settings = settings
+        self._every = every
+        self._spawn = multiprocessing.get_context("spawn")
+
+    def _start(self) -> None:
+        theirs, self._ours = self._spawn.Pipe(duplex=False)
+        self._process = self._spawn.Process(target=_follow_lake, args=(self._settings, self._every, theirs))
+        self._process.start()
+        theirs.close()
+
+    def keep(self) -> None:
+        """Start it again if it has died."""
+        if not self._process.is_alive():
+            self._ours.close()
+            self._start()
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ours.close()
+        self._process.join()
+
+
+def _follow_lake(settings: Settings, every: float, ending: Connection) -> None:
+    from ledgerlake.application import LedgerLake
+
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach both processes: the other one decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(_LESS_URGENT)
+    try:
+        with LedgerLake.open(settings) as ledger, ledger.follow_lake(every):
+            # Nothing is ever sent: it ends when the other end is closed, or gone with its process.
+            ending.poll(None)
+    except LedgerLakeError as error:
+        print(f"ledgerlake: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _tick(
+    ledger: LedgerLake, runner: LiveRunner, earlier: LedgerStatus | None
+) -> tuple[LedgerStatus | None, str]:
+    """A look, and the line that tells of it."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        status = ledger.status(earlier)
+    except PyMongoError as error:
+        return earlier, f"MongoDB does not answer ({type(error).__name__}); it is asked again."
+    rate = "" if status.rate is None else f", {status.rate:,.0f} ev/s"
+    behind = [f"{part.name} {part.lag:,}" for part in status.parts if part.lag]
+    line = f"{status.at:%H:%M:%S}Z  head {status.head:,}{rate}; behind: {', '.join(behind) or 'nothing'}"
+    failing = [f"{name}: {error}" for name, error in runner.failing.items()]
+    return status, "\n".join([line, *failing])
