@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from ledgerlake.commands import grouping
 from ledgerlake.commands.grouping import Grouped
 from ledgerlake.errors import LedgerLakeError
 
@@ -108,20 +108,27 @@ def test_whose_interruption_stops_the_asking_stops_nobody_else(desk: Desk) -> No
     assert told["b"] == "B"
 
 
-def test_one_that_is_interrupted_while_it_waits_leaves_the_others_their_answers(desk: Desk) -> None:
+def test_one_that_is_interrupted_while_it_waits_leaves_the_others_their_answers(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads, told = desk.start("a")
-    main = threading.main_thread()
-    assert threading.current_thread() is main
 
-    def interrupt() -> None:
-        desk.gathered(1)
-        signal.pthread_kill(main.ident or 0, signal.SIGINT)
+    class Turn:
+        def acquire(self) -> None:
+            assert len(desk.grouped._gathering) == 1
+            raise KeyboardInterrupt
 
-    interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
-    with pytest.raises(KeyboardInterrupt):
-        desk.grouped("main")
-    interrupter.join()
+    class Interrupted(grouping._Asked[str, str]):
+        __slots__ = ()
+
+        def __init__(self, question: str) -> None:
+            super().__init__(question)
+            self.turn = Turn()  # type: ignore[assignment]
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(grouping, "_Asked", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            desk.grouped("main")
     more, told_more = desk.start("")
     later = threading.Thread(target=lambda: told_more.update(b=desk.grouped("b")))
     later.start()
