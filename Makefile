@@ -27,9 +27,10 @@ format: setup ## let ruff format and mend what it can
 
 # A file at a time for each worker, the longest ones first, so that nobody waits for one of them at the end. Three
 # workers for two cores: they wait for disks and servers as much as they compute.
-LONGEST := integration/test_real_data integration/test_setup integration/test_demo faults/test_kill \
+LONGEST := integration/test_reconciliation integration/test_real_data integration/test_demo \
 	integration/test_dagster_commands integration/test_store_model integration/test_store_model_async \
-	faults/test_replica_set faults/test_positions
+	faults/test_replica_set integration/test_setup faults/test_kill integration/test_embedded \
+	integration/test_readme integration/test_rebuild faults/test_positions
 
 test: ## run the tests (ARGS='-k money -x' narrows them)
 	@sh scripts/setup.sh --needs-mongodb
