@@ -6,6 +6,7 @@ in one way. Parts are made when first asked for: a query needs no committer, a c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pymongo.database import Database
 
+from ledgerlake.errors import LedgerLakeError
 from ledgerlake.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from ledgerlake.reconciliation import NotedHead, Verification
     from ledgerlake.subscriptions.subscriptions import Subscriptions
     from ledgerlake.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ class Lag:
     A rebuild that is under way is a part of its own, NAME#shadow.
     `lag` counts the events that it has not taken, `lag_seconds` is how long the oldest of them has been
     stored; `rate` is events a second since an earlier status, None without one; `dead_letters` counts the
-    events that it has set aside.
+    events that it has set aside. `status` is that of the checkpoint, or "outdated" or "newer" where another
+    `version` of the definition has filled it than this program has.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Lag:
     lag_seconds: float = 0.0
     rate: float | None = None
     dead_letters: int = 0
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,10 +362,9 @@ class LedgerLake:
     def refresh(self, on_progress: Callable[[Progress], None] | None = None) -> list[Refreshed]:
         """Bring every projection, the lake, its tables and the billing reports up to the head.
 
-        A part that is up to date costs a look at its checkpoint. A projection that stops holds up no
-        other part: the rest is refreshed, then its error is raised.
+        A part that is up to date costs a look at its checkpoint. A part that fails holds up no other: the
+        rest is refreshed, then the first error is raised; further ones are logged.
         """
-        from ledgerlake.projections import ProjectionError
 
         def reporter(name: str) -> Callable[[int, int], None]:
             def report(done: int, total: int) -> None:
@@ -369,21 +374,29 @@ class LedgerLake:
             return report
 
         done: list[Refreshed] = []
-        stopped: list[ProjectionError] = []
+        failed: list[LedgerLakeError] = []
         for name, projection in self.projections.items():
             try:
                 brought = self._bring_up(projection, reporter(name))
-            except ProjectionError as error:
-                stopped.append(error)
+            except LedgerLakeError as error:
+                failed.append(error)
                 continue
             moved = brought.moved
             done.append(
                 Refreshed(name, moved.from_position, moved.to_position, moved.events, brought.rebuilt_as)
             )
-        sealed = self._refresh_lake(reporter("event_lake"))
-        done.append(Refreshed("event_lake", sealed.from_position, sealed.to_position, sealed.events))
-        if stopped:
-            raise stopped[0]
+        try:
+            sealed = self._refresh_lake(reporter("event_lake"))
+        except LedgerLakeError as error:
+            failed.append(error)
+        else:
+            done.append(Refreshed("event_lake", sealed.from_position, sealed.to_position, sealed.events))
+        for other in failed[1:]:
+            log.warning(
+                "A refresh failed for more than one reason (%s).", type(other).__name__, exc_info=other
+            )
+        if failed:
+            raise failed[0]
         return done
 
     def follow(self) -> LiveRunner:
@@ -532,9 +545,11 @@ class LedgerLake:
                 _instant(at.updated_at),
                 at.last_error,
                 dead_letters=aside.get(name, 0),
+                version=at.version,
             )
             for name, at in found.items()
         ]
+        parts = [self._of_this_version(part) for part in parts]
         parts.append(Lag("event_lake", lake, head - lake, "live", _instant(self.lake.updated_at()), None))
         now = datetime.now(UTC)
         stored = self._stored_at({part.position + 1 for part in parts if part.lag})
@@ -548,6 +563,17 @@ class LedgerLake:
                 self.telemetry.lag(part.name, part.lag)
         status = LedgerStatus(head, tuple(parts), now)
         return status if earlier is None else status.since(earlier)
+
+    def _of_this_version(self, part: Lag) -> Lag:
+        """The part as it is, or what is to be done about one that this program can not advance."""
+        projection = self.projections.get(part.name)
+        if projection is None or part.version in (None, projection.version) or part.status == "stopped":
+            return part
+        filled = f"Filled by version {part.version} of its definition; this program has {projection.version}."
+        if part.version is not None and part.version > projection.version:
+            return replace(part, status="newer", last_error=f"{filled} Upgrade this program.")
+        todo = "`ledgerlake refresh` fills it anew; until then it answers, and does not move."
+        return replace(part, status="outdated", last_error=f"{filled} {todo}")
 
     def _stored_at(self, positions: set[int]) -> dict[int, datetime]:
         from ledgerlake.mongo.indexes import EVENTS

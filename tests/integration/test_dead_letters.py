@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import polars as pl
 import pytest
 from bson import Int64
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 from typer.testing import CliRunner
 
+from ledgerlake.eventstore import columnar
 from ledgerlake.eventstore.archived import ArchiveError
+from ledgerlake.mongo.steps import run
+from ledgerlake.mongo.transactions import UnknownCommit
 from ledgerlake.projections import (
     PROJECTIONS,
     OnPoison,
+    ProjectionError,
     ProjectionStopped,
     advance,
     checkpoint,
@@ -24,6 +30,7 @@ from ledgerlake.projections import (
     retry,
     retrying,
     split,
+    transaction,
 )
 from ledgerlake.projections.dead_letters import counts, described, listed
 from ledgerlake.settings import Settings
@@ -127,6 +134,89 @@ def test_by_default_and_where_no_event_is_to_blame_the_projection_is_parked(
     assert listed(database) == []
 
 
+class NoThreads:
+    """A pool that can start none, as where the system has no more."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def submit(self, *_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    def shutdown(self, **_: Any) -> None: ...
+
+
+def test_a_log_that_can_not_be_read_is_no_events_fault(database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    insert_events(database, payment_history(24, 6))
+    with monkeypatch.context() as patch:
+        patch.setattr(columnar, "ThreadPoolExecutor", NoThreads)
+        with pytest.raises(ProjectionStopped, match=r"could not be read \(RuntimeError"):
+            advance(database, PAYMENTS, on_poison=SET_ASIDE)
+    assert listed(database) == []
+    with monkeypatch.context() as patch:  # it reads and folds each batch when its turn comes
+        patch.setattr(engine.ThreadPoolExecutor, "submit", NoThreads.submit)
+        patch.setattr(columnar, "ThreadPoolExecutor", AtOnce)
+        assert advance(database, PAYMENTS, batch=2, on_poison=SET_ASIDE).events == 6
+    assert listed(database) == []
+    assert stored(database, PAYMENTS) == fresh_fold(database, PAYMENTS)
+
+
+class AtOnce(NoThreads):
+    """A pool that does what it is given itself."""
+
+    def submit(self, work: Any, *arguments: Any) -> Any:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
+@pytest.mark.parametrize("poison", [pl.exceptions.PanicException("no"), RuntimeError("no")], ids=repr)
+def test_whatever_a_fold_raises_is_of_its_event(database: Db, poison: BaseException) -> None:
+    def fold(events: pl.DataFrame) -> pl.DataFrame:
+        if 2 in events["position"]:
+            raise poison
+        return STATISTICS.fold(events)
+
+    insert_events(database, [event(i, f"p{i}", "PaymentProcessed", 100) for i in range(1, 4)])
+    panicking = replace(STATISTICS, fold=fold, columns=(*STATISTICS.columns, "position"))
+    assert advance(database, panicking, on_poison=SET_ASIDE).to_position == 3
+    assert [each.position for each in listed(database)] == [2]
+
+
+def test_a_retry_names_the_event_that_fails_and_not_the_first_of_its_stream(database: Db) -> None:
+    poison = poisoned(database, 30, 60)
+    advance(database, STATISTICS, on_poison=SET_ASIDE)
+    poison.mend()
+    third = Poison(database, poison.behind()[2], "eventType", "PaymentLost")
+    before = {each.position: each for each in listed(database)}
+    assert retry(database, STATISTICS).left == len(before)
+    after = {each.position: each for each in listed(database)}
+    changed = [position for position in after if after[position] != before[position]]
+    assert changed == [third.position]
+    assert (after[third.position].attempts, "PaymentLost" in after[third.position].error) == (1, True)
+    third.mend()
+    assert retry(database, STATISTICS).left == 0
+    assert stored(database, STATISTICS) == fresh_fold(database, STATISTICS)
+
+
+@pytest.mark.parametrize("harm", [UnknownCommit("no answer"), OperationFailure("too large", 257)], ids=repr)
+def test_a_retry_that_fails_for_no_events_fault_leaves_their_errors_as_they_are(
+    database: Db, monkeypatch: pytest.MonkeyPatch, harm: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise harm
+
+    poison = poisoned(database, 31, 60)
+    advance(database, STATISTICS, on_poison=SET_ASIDE)
+    poison.mend()
+    before = listed(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(transaction, "commit_until_known", fail)
+        with pytest.raises((ProjectionError, transaction.TooLarge), match=r"did not say|too large"):
+            retry(database, STATISTICS)
+    assert listed(database) == before
+    assert retry(database, STATISTICS).left == 0
+
+
 def test_a_failure_that_passes_is_tried_again_and_sets_nothing_aside(
     database: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +309,7 @@ def test_negative_control_without_the_count_of_changes_a_stream_would_lose_an_ev
     poison = Poison(database, 2)
     advance(database, STATISTICS, up_to=2, on_poison=SET_ASIDE)
     [(slot, at)] = engine.live_slots(database, STATISTICS)
-    aside = dead_letters.set_aside(database, slot, at)
+    aside = run(dead_letters.set_aside(database, slot, at))
     table = engine.read_columns(database, 2, 3, engine.columns_of(STATISTICS, slot, aside))
     late = engine.prepare(STATISTICS, slot, table, 2, 3, aside)
     assert [each.position for each in late.letters] == [3]

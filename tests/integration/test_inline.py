@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import polars as pl
 import pytest
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
@@ -215,6 +216,28 @@ def test_a_poison_event_is_set_aside_by_policy_and_the_rest_goes_on_inline(datab
     assert dead_letters.counts(database) == {PAYMENTS.name: 2, STATISTICS.name: 2}
     found = folding.stored(database, STATISTICS)[STATISTICS.name].values()
     assert sum(each["count"] for each in found) == 18
+
+
+def test_what_is_set_aside_is_read_in_the_snapshot_of_the_append(database: Db) -> None:
+    """What is read outside of it may be older: here it is as old as can be, a database without anything."""
+    with inline_store(database, TWO, on_poison=OnPoison.SET_ASIDE) as store:
+        store_all(store, payment_history(36, 10))
+        store_all(store, [lost(database)])
+    older = database.client.get_database(f"{database.name}_before")
+    with EventStore(database, inline=InlineProjections(older, TWO)) as store:
+        later = {**event(12, "lost", "PaymentFailed", 1), "version": 2}
+        store_all(store, [later, *payment_history(38, 4, after=12)])
+    assert standing(database, TWO) == [(16, "live")] * 2
+    assert dead_letters.counts(database) == {PAYMENTS.name: 2, STATISTICS.name: 2}
+
+
+def test_a_panic_of_a_fold_never_fails_an_append(database: Db) -> None:
+    def fold(_: Any) -> Any:
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    with inline_store(database, [PAYMENTS, replace(STATISTICS, fold=fold)]) as store:
+        store_all(store, payment_history(43, 5))
+    assert standing(database, TWO) == [(5, "live"), (0, "stopped")]
 
 
 def test_a_projection_that_can_not_take_its_events_leaves_the_others_inline(database: Db) -> None:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import polars as pl
 import pytest
 from pymongo.database import Database
 
@@ -140,6 +141,24 @@ def test_a_change_stream_that_is_refused_costs_nothing_but_time(database: Db, fa
             assert runner.failing == {}
     finally:
         fail(database, "off")
+
+
+def test_no_part_ever_vanishes_whatever_it_raises(database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "FIRST_PAUSE", 0.01)
+    raised = [pl.exceptions.PanicException("no"), SystemExit(1)]
+    told = []
+
+    def bring_up(on_progress: OnProgress) -> int:
+        told.append(dict(runner.failing))
+        if raised:
+            raise raised.pop(0)
+        return advance(database, PROJECTIONS[PAYMENTS]).to_position
+
+    insert_events(database, payment_history(33, 10))
+    with LiveRunner(database, [Part(PAYMENTS, bring_up)]) as runner:
+        until(at(database, 10, PAYMENTS))
+        until(lambda: not runner.failing)
+    assert told[:3] == [{}, {PAYMENTS: "PanicException: no"}, {PAYMENTS: "SystemExit: 1"}]
 
 
 def test_closing_ends_after_the_batch_in_hand(database: Db) -> None:

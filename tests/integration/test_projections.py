@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from bson import Int64
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
+from ledgerlake.application import LedgerLake
 from ledgerlake.eventstore.columnar import read_columns
+from ledgerlake.mongo.indexes import Index
 from ledgerlake.mongo.steps import Steps
 from ledgerlake.mongo.transactions import UnknownCommit
 from ledgerlake.projections import (
@@ -31,8 +35,13 @@ from ledgerlake.projections import (
     prepare,
     transaction,
 )
+from ledgerlake.projections import (
+    rebuild as rebuilding,
+)
+from ledgerlake.projections.model import NotInStep
 from ledgerlake.projections.rebuild import rebuild
 from ledgerlake.projections.transaction import TooLarge
+from ledgerlake.settings import Settings
 from tests.builders import event, insert_events, payment_history
 from tests.folding import fresh_fold, stored
 
@@ -214,9 +223,46 @@ def test_one_event_that_takes_too_long_is_an_error_and_not_tried_for_ever(
 
     insert_events(database, payment_history(11, 8))
     monkeypatch.setattr(engine, "write", too_large)
-    with pytest.raises(TooLarge, match="transactionLifetimeLimitSeconds"):
+    with pytest.raises(ProjectionStopped, match="transactionLifetimeLimitSeconds"):
         advance(database, PAYMENTS)
-    assert checkpoint(database, PAYMENTS.name).position == 0
+    found = checkpoint(database, PAYMENTS.name)
+    assert (found.position, found.status) == (0, "stopped")
+    monkeypatch.undo()
+    assert advance(database, PAYMENTS).to_position == 8
+
+
+def test_a_part_of_a_refresh_that_fails_holds_up_no_other(
+    database: Db, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bring_up = rebuilding.bring_up
+
+    def failing(db: Db, projection: Projection, **options: Any) -> Any:
+        if projection is PAYMENTS:
+            raise TooLarge("It is too large.")
+        return bring_up(db, projection, **options)
+
+    insert_events(database, payment_history(12, 30))
+    ledger = LedgerLake(settings, database)
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuilding, "bring_up", failing)
+        with pytest.raises(TooLarge):
+            ledger.refresh()
+        assert {checkpoint(database, each.name).position for each in ALL if each is not PAYMENTS} == {30}
+        assert ledger.lake.position() == 30
+        insert_events(database, payment_history(13, 2, after=31))  # a gap, which the lake meets as it is
+        with caplog.at_level(logging.WARNING), pytest.raises(TooLarge):
+            ledger.refresh()
+    assert "more than one reason (GapError)" in caplog.text
+
+
+def test_a_unique_index_of_its_own_that_events_break_is_named(database: Db) -> None:
+    insert_events(database, [event(i, f"p{i}", "PaymentProcessed", 100) for i in (1, 2)])
+    unique = Index(PAYMENTS.name, "one_an_organization", (("organizationId", 1),), "a test", unique=True)
+    with pytest.raises(ProjectionStopped, match="organizationId") as stopped:
+        advance(database, replace(PAYMENTS, indexes=(*PAYMENTS.indexes, unique)))
+    assert "one_an_organization" in str(stopped.value)
+    assert not isinstance(stopped.value.__cause__, NotInStep)
+    assert checkpoint(database, PAYMENTS.name).position == 1
 
 
 def test_a_batch_of_no_events_is_refused(database: Db) -> None:

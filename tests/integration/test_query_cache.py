@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import pytest
 from pymongo.database import Database
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
 from redis import Redis
 
 from ledgerlake.application import LedgerLake
@@ -187,6 +187,59 @@ def test_a_position_that_does_not_come_is_not_waited_for_for_ever(database: Db) 
     for wrong in (-1, float("nan"), float("inf"), "1"):
         with pytest.raises(QueryError, match="timeout is a number of seconds"):
             here.bus.ask(GetPayment("p"), wait_for=1, timeout=wrong)  # type: ignore[arg-type]
+
+
+class Stuck:
+    """A server that is away: each look at the checkpoints fails, when it is let go."""
+
+    def __init__(self, freshness: Freshness, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.looks = 0
+        self.go = threading.Semaphore(0)
+        monkeypatch.setattr(freshness, "_checkpoints", self)
+
+    def find(self, *_: object, **__: object) -> Any:
+        self.looks += 1
+        assert self.go.acquire(timeout=LONG)
+        raise AutoReconnect("it is away")
+
+
+def test_while_the_server_is_away_all_who_wait_share_two_looks(
+    database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was under way when they asked, and one that began after it. Not 17, one after the other."""
+    here = process(database)
+    stuck = Stuck(here.freshness, monkeypatch)
+
+    def waiting() -> int:
+        look: Any = here.freshness._under_way
+        return 0 if look is None else len(look.outcome._condition._waiters)
+
+    with ThreadPoolExecutor(17) as pool:
+        asked = [pool.submit(here.freshness.now)]
+        until(lambda: stuck.looks == 1)
+        asked += [pool.submit(here.freshness.now) for _ in range(16)]
+        until(lambda: waiting() == 16)
+        stuck.go.release()
+        until(lambda: stuck.looks == 2 and waiting() == 15)
+        stuck.go.release()
+        failed = [each.exception(LONG) for each in asked]
+    assert all(isinstance(error, AutoReconnect) for error in failed)
+    assert stuck.looks == 2
+    monkeypatch.undo()
+    assert here.freshness.now().of(MODEL).position == 0
+
+
+def test_who_waits_for_a_position_waits_no_longer_for_a_server_that_is_away(
+    database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project(database, [event(1, "p", "PaymentProcessed", 100)], only=(MODEL,))
+    here = process(database)
+    here.bus.ask(GetPayment("p"))
+    stuck = Stuck(here.freshness, monkeypatch)
+    with pytest.raises(NotYet, match="position 1, and position 2 was.*not answered in time"):
+        here.bus.ask(GetPayment("p"), wait_for=2, timeout=0.01)
+    assert here.bus.ask(GetPayment("p")).as_of.position == 1  # what is trusted is not held up
+    stuck.go.release()
 
 
 def test_what_the_log_answers_is_never_waited_for(settings: Settings, database: Db) -> None:

@@ -17,10 +17,13 @@ import pytest
 from pymongo.database import Database
 
 from ledgerlake.application import LedgerLake
+from ledgerlake.eventstore.columnar import GapError, read_columns
+from ledgerlake.mongo.transactions import UnknownCommit
 from ledgerlake.projections import (
     PROJECTIONS,
     OnPoison,
     Projection,
+    ProjectionError,
     ProjectionOutdated,
     ProjectionStopped,
     Slot,
@@ -31,6 +34,7 @@ from ledgerlake.projections import (
     engine,
     model,
     split,
+    transaction,
 )
 from ledgerlake.projections import (
     rebuild as rebuilding,
@@ -276,6 +280,119 @@ def test_the_live_one_may_move_with_every_append_and_the_swap_gets_in(
     assert done.swapped
     assert done.position == 100 + len(appended)
     assert stored(database, STATISTICS) == fresh_fold(database, STATISTICS)
+
+
+def live_goes_on(patch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
+    """Do something once, right before the swap: it has caught up by then, for the first time."""
+    swap, done = rebuilding._Rebuild._swap, []
+
+    def meanwhile(self: Any) -> Any:
+        if not done:
+            done.append(True)
+            act()
+        return swap(self)
+
+    patch.setattr(rebuilding._Rebuild, "_swap", meanwhile)
+
+
+def test_last_events_that_have_no_majority_yet_are_waited_for(
+    database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The swap's transaction sees where the live one is, and a read outside of it does not see the events."""
+    insert_events(database, payment_history(24, 40))
+    advance(database, STATISTICS)
+
+    def append() -> None:
+        insert_events(database, payment_history(25, 5, after=40))
+        advance(database, STATISTICS)
+        heads = iter([40, 40])  # from here on: the majority is behind for two looks
+        monkeypatch.setattr(rebuilding, "head", lambda db: next(heads, None) or engine.head(db))
+
+    def lagging(db: Db, after: int, up_to: int, *more: Any) -> Any:
+        if rebuilding.head(db) < up_to:
+            raise GapError(after, up_to, after + 1, "no event")
+        return read_columns(db, after, up_to, *more)
+
+    monkeypatch.setattr(rebuilding, "read_columns", lagging)
+    live_goes_on(monkeypatch, append)
+    done = rebuild(database, STATISTICS)
+    assert (done.swapped, done.position) == (True, 45)
+    assert stored(database, STATISTICS) == fresh_fold(database, STATISTICS)
+
+
+@pytest.mark.parametrize("harm", ["a gap", "a log that ends before the live one", "poison"])
+def test_last_events_that_can_not_be_taken_are_told_as_they_are_when_it_is_filled(
+    database: Db, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    insert_events(database, payment_history(26, 40))
+    advance(database, STATISTICS)
+    monkeypatch.setattr(rebuilding, "GIVE_UP_AFTER_SECONDS", 0.0)
+
+    def append() -> None:
+        insert_events(database, payment_history(27, 5, after=40))
+        advance(database, STATISTICS)
+        match harm:
+            case "a gap":
+                database["events"].delete_one({"position": 43})
+            case "poison":
+                database["events"].update_one({"position": 43}, {"$set": {"eventType": "PaymentLost"}})
+            case _:
+                database["events"].delete_many({"position": {"$gt": 42}})
+                database["counters"].update_one({"_id": "events"}, {"$set": {"position": 42}})
+
+    live_goes_on(monkeypatch, append)
+    behind = harm.startswith("a log")
+    with pytest.raises(GapError if behind else ProjectionStopped, match="position 43"):
+        rebuild(database, STATISTICS)
+    found = shadow(database, STATISTICS.name)
+    assert found is not None
+    assert (found.position, found.status) == ((40, "rebuilding") if behind else (42, "stopped"))
+
+
+def test_the_later_of_two_rebuilds_finds_the_swap_that_has_no_majority_yet(
+    database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert_events(database, payment_history(28, 40))
+    advance(database, STATISTICS)
+    old, at, run = checkpoint(database, STATISTICS.name), checkpoints.checkpoint, rebuilding.in_transaction
+    lags = []
+
+    def faster() -> None:
+        assert rebuild(database, STATISTICS).swapped
+        lags.append(True)
+
+    def stale(db: Db, name: str, session: Any = None) -> Any:
+        return old if lags and session is None else at(db, name, session)
+
+    def in_transaction(*arguments: Any) -> Any:
+        result = run(*arguments)
+        if result:
+            lags.clear()  # whose commit has a majority, with all that it saw
+        return result
+
+    monkeypatch.setattr(checkpoints, "checkpoint", stale)
+    monkeypatch.setattr(rebuilding, "in_transaction", in_transaction)
+    live_goes_on(monkeypatch, faster)
+    done = rebuild(database, STATISTICS)
+    assert (done.swapped, done.generation, done.kept) == (True, 2, (1,))
+
+
+def test_an_unknown_commit_is_told_and_what_was_asked_for_is_done_when_it_is_asked_again(
+    database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any) -> None:
+        raise UnknownCommit("no answer")
+
+    insert_events(database, payment_history(29, 20))
+    advance(database, PAYMENTS)
+    rebuild(database, PAYMENTS, swap=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(transaction, "commit_until_known", unknown)
+        for act in (rebuild, abandon, lambda *given: split(*given, 2)):
+            with pytest.raises(ProjectionError, match="did not say"):
+                act(database, PAYMENTS)
+    assert rebuild(database, PAYMENTS).swapped
+    assert split(database, PAYMENTS, 2) == 20
 
 
 def a_late_batch(db: Db) -> Callable[[], bool]:

@@ -25,6 +25,13 @@ from ledgerlake.projections import (
     split,
 )
 from ledgerlake.projections import parts as splitting
+from ledgerlake.queries import (
+    GetOrganization,
+    GetRefundLatency,
+    GetRetryRecovery,
+    GetStatistics,
+    QueryBus,
+)
 from ledgerlake.settings import Settings
 from tests.builders import insert_events, payment_history
 from tests.folding import fresh_fold, stored
@@ -54,6 +61,37 @@ def test_however_often_it_is_split_anew_it_comes_to_the_fold_of_the_whole_log(da
     for name in TOTALS:
         assert database[name].count_documents({"part": {"$exists": True}}) == 0
         assert database[name].count_documents({}) == len(fresh_fold(database, PAYMENTS)[name])
+
+
+def test_answers_of_a_split_projection_are_those_of_an_unsplit_one(database: Db) -> None:
+    history = payment_history(31, 400, payments=40)
+    insert_events(database, history[:150])
+    advance(database, PAYMENTS)
+    split(database, PAYMENTS, 2)
+    insert_events(database, history[150:])
+    advance(database, PAYMENTS)
+    bus = QueryBus(database)
+    organizations = {each["metadata"]["organizationId"] for each in history}
+
+    def answers() -> list[Any]:
+        statistics = bus.ask(GetStatistics())
+        return [
+            statistics.payment_states,
+            bus.ask(GetRefundLatency()).rows,
+            bus.ask(GetRetryRecovery()).rows,
+            *(bus.ask(GetOrganization(each)).volumes for each in sorted(organizations)),
+        ]
+
+    over_two = answers()
+    # The case: of some state the one worker has what another has taken out.
+    by = ("organizationId", "status", "unreferenced", "currency")
+    sums = [
+        {"$group": {"_id": [f"${name}" for name in by], "count": {"$sum": "$count"}}},
+        {"$match": {"count": 0}},
+    ]
+    assert list(database["payment_states"].aggregate(sums))
+    split(database, PAYMENTS, 1)
+    assert over_two == answers()
 
 
 def test_every_stream_falls_to_one_worker(database: Db) -> None:

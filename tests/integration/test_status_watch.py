@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from ledgerlake.application import Lag, LedgerLake, LedgerStatus
 from ledgerlake.cli import app
 from ledgerlake.cli.status import exit_code, shown
+from ledgerlake.mongo.connection import MongoUnreachable
 from ledgerlake.projections import PROJECTIONS, OnPoison, advance
 from ledgerlake.projections.rebuild import rebuild
 from ledgerlake.settings import Settings
@@ -89,6 +90,42 @@ def test_events_set_aside_and_a_rebuild_under_way_are_shown_and_are_no_fault(
     assert (parts[TRENDS]["dead_letters"], parts[TRENDS]["status"]) == (1, "live")
     assert parts["payment_statistics#shadow"]["status"] == "rebuilding"
     assert f"{TRENDS}: 1 set aside" in status()
+
+
+def test_a_rebuild_to_another_version_that_has_stopped_is_a_stop(database: Db, status: Status) -> None:
+    metadata = database["projections_metadata"]
+    rebuild(database, PROJECTIONS[TRENDS], swap=False)
+    shadow = {"_id": f"{TRENDS}#shadow"}
+    metadata.update_one(shadow, {"$set": {"status": "stopped", "lastError": "There is no PaymentLost."}})
+    status()  # whoever started it hears of it, and the live one goes on
+    metadata.update_one({"_id": TRENDS}, {"$set": {"version": 0}})
+    assert "There is no PaymentLost." in status(code=1)
+
+
+def test_a_read_model_of_another_version_is_shown_with_what_to_do(database: Db, status: Status) -> None:
+    for version, state, todo in ((0, "outdated", "ledgerlake refresh"), (99, "newer", "Upgrade")):
+        database["projections_metadata"].update_one({"_id": TRENDS}, {"$set": {"version": version}})
+        parts = {part["name"]: part for part in json.loads(status("--json"))["parts"]}
+        assert (parts[TRENDS]["status"], parts[TRENDS]["version"]) == (state, version)
+        assert f"Filled by version {version}" in parts[TRENDS]["last_error"]
+        assert todo in parts[TRENDS]["last_error"]
+        assert {part["status"] for name, part in parts.items() if name != TRENDS} == {"live"}
+
+
+@pytest.mark.parametrize("error", [AutoReconnect("u:secret@h gone"), MongoUnreachable("h is away.")])
+@pytest.mark.parametrize("words", [[], ["--watch", "--looks", "1"]], ids=["once", "watch"])
+def test_a_server_that_does_not_answer_is_no_delay(
+    status: Status, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
+) -> None:
+    def away(ledger: LedgerLake, earlier: LedgerStatus | None = None) -> LedgerStatus:
+        raise error
+
+    monkeypatch.setattr(LedgerLake, "status", away)
+    told = status(*words, "--late-after", "60", code=1)
+    assert "does not answer" in told or "h is away" in told
+    assert "secret" not in told
+    monkeypatch.setattr(LedgerLake, "open", away)
+    status(*words, code=1)
 
 
 def test_watching_for_machines_is_one_line_of_json_a_look_with_rates(status: Status) -> None:

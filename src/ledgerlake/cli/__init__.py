@@ -1,7 +1,7 @@
 """The command line: one tool, `ledgerlake`, with --json on every command that prints figures.
 
 Exit codes: 0 done; 1 the answer is no (a refused command, a verify that fails, an unknown payment);
-2 bad input or a part that is missing; 130 interrupted.
+2 bad input or a part that is missing; 130 interrupted. `status` has codes of its own.
 """
 
 from __future__ import annotations

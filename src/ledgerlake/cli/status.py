@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import typer
 
 from ledgerlake.cli.ending import on_signal
 from ledgerlake.cli.render import AsJson, console, plain, print_json
+from ledgerlake.errors import LedgerLakeError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ledgerlake.application import LedgerLake, LedgerStatus
 
 FINE, STOPPED, LATE = 0, 1, 2
+_SHADOW = "#shadow"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,30 +41,45 @@ def status(
 ) -> None:
     """The head of the log, each checkpoint, how far it is behind, how fast it goes, and what stopped it.
 
-    Exit 0: fine. Exit 1: a part has stopped. Exit 2: one is late, see --late-after. With --watch, as of the
-    last look; and --json is then one line a look.
+    Exit 0: fine. Exit 1: a part has stopped, or nobody can say: MongoDB does not answer, say. Exit 2: one is
+    late, see --late-after. With --watch, as of the last look; and --json is then one line a look.
     """
+    from pymongo.errors import PyMongoError
+
     from ledgerlake.application import LedgerLake
 
-    with LedgerLake.open() as ledger:
-        if watch:
-            code = _watch(_looks(ledger, every, looks), late_after, as_json=json)
-        else:
-            found = ledger.status()
-            if json:
-                print_json(found)
+    try:
+        with LedgerLake.open() as ledger:
+            if watch:
+                code = _watch(_looks(ledger, every, looks), late_after, as_json=json)
             else:
-                console().print(shown(found, late_after), crop=False)
-            code = exit_code(found, late_after)
+                found = ledger.status()
+                if json:
+                    print_json(found)
+                else:
+                    console().print(shown(found, late_after), crop=False)
+                code = exit_code(found, late_after)
+    except (LedgerLakeError, PyMongoError) as error:
+        # Not 2, as from the other commands: to a monitor that is a delay.
+        told = error if isinstance(error, LedgerLakeError) else f"{_away(error)}."
+        print(f"ledgerlake: {told}", file=sys.stderr)
+        code = STOPPED
     if code:
         raise typer.Exit(code)
 
 
 def exit_code(found: LedgerStatus, late_after: float | None) -> int:
     """What a monitor wants to know, as a number."""
-    # A rebuild is slow by nature, and whoever started it hears how it ends.
-    parts = [part for part in found.parts if not part.name.endswith("#shadow")]
-    if any(part.status == "stopped" for part in parts):
+    # A rebuild is slow by nature, and whoever started it hears how it ends. One to another version was
+    # started by a refresh, and until it ends well nothing moves the live read model.
+    versions = {part.name: part.version for part in found.parts}
+    parts = [part for part in found.parts if not part.name.endswith(_SHADOW)]
+    rebuilds = [
+        part
+        for part in found.parts
+        if part.name.endswith(_SHADOW) and part.version != versions.get(part.name.removesuffix(_SHADOW))
+    ]
+    if any(part.status == "stopped" for part in (*parts, *rebuilds)):
         return STOPPED
     if late_after is not None and any(part.lag_seconds > late_after for part in parts):
         return LATE

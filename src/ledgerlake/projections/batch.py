@@ -21,7 +21,7 @@ from ledgerlake.mongo.steps import Steps
 from ledgerlake.projections import checkpoints, dead_letters, derived
 from ledgerlake.projections.checkpoints import Slot, collection_of
 from ledgerlake.projections.dead_letters import NOTHING_SET_ASIDE, DeadLetter, SetAside
-from ledgerlake.projections.model import Document, Projection, not_in_step
+from ledgerlake.projections.model import Document, Projection, ProjectionError, not_in_step
 
 _DUPLICATE_KEY: Final = 11000
 _ALWAYS: Final = ("position", "event_id", "occurred_at")
@@ -182,9 +182,15 @@ def write_changes(db: Any, projection: Projection, slot: Slot, changes: Changes,
             yield from derived.add(db, each, slot, derived.change(each, now, out), session)
     except BulkWriteError as error:
         for failed in error.details.get("writeErrors", ()):
-            if failed.get("code") == _DUPLICATE_KEY:
-                key = failed.get("keyValue", {}).get("_id")
-                raise not_in_step(projection.name, f"holds {key!r} already") from error
+            if failed.get("code") != _DUPLICATE_KEY:
+                continue
+            held = failed.get("keyValue", {})
+            if "_id" in held:
+                raise not_in_step(projection.name, f"holds {held['_id']!r} already") from error
+            raise ProjectionError(
+                f"{projection.name} can not hold two documents of one key: {failed.get('errmsg')}.",
+                "Mend its definition, whose index is unique, or what was stored wrong.",
+            ) from error
         raise
 
 

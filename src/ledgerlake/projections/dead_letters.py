@@ -61,11 +61,16 @@ class DeadLetter:
     set_aside_at: datetime
 
 
-def set_aside(db: Db, slot: Slot, found: Checkpoint) -> SetAside:
-    """What is set aside; `found` is the slot's checkpoint, read before."""
+def set_aside(db: Any, slot: Slot, found: Checkpoint, session: Any = None) -> Steps[SetAside]:
+    """What is set aside; `found` is the slot's checkpoint, read before.
+
+    Where that was read in a transaction, so is this: its snapshot may be newer than what a majority has, and
+    dead letters that are older than their count would get in.
+    """
     if not found.set_aside:
         return NOTHING_SET_ASIDE
-    streams = db[DEAD_LETTERS].distinct("aggregateId", {"projectionName": slot.owner})
+    wanted = {"projectionName": slot.owner}
+    streams = yield db[DEAD_LETTERS].distinct("aggregateId", wanted, session=session)
     return SetAside(
         found.set_aside,
         frozenset(stream for stream in streams if slot.part is None or slot.part.takes(stream)),

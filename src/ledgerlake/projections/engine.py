@@ -5,8 +5,9 @@ move in one transaction, so every event counts exactly once, whoever runs, crash
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -23,7 +24,6 @@ from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents, ArchiveEr
 from ledgerlake.eventstore.columnar import GapError, head, read_columns
 from ledgerlake.mongo.indexes import ensure_schema
 from ledgerlake.mongo.steps import run
-from ledgerlake.mongo.transactions import UnknownCommit
 from ledgerlake.projections import checkpoints, dead_letters
 from ledgerlake.projections.batch import Changes, Prepared, columns_of, prepare, write
 from ledgerlake.projections.checkpoints import Slot, collection_of
@@ -37,7 +37,7 @@ from ledgerlake.projections.model import (
     ProjectionStopped,
 )
 from ledgerlake.projections.observed import observed
-from ledgerlake.projections.transaction import TooLarge, in_transaction
+from ledgerlake.projections.transaction import CommitUnknown, TooLarge, in_transaction
 from ledgerlake.telemetry.port import Telemetry
 
 Db = Database[dict[str, Any]]
@@ -52,6 +52,7 @@ PAUSES: Final = (0.05, 0.1, 0.2)
 POISON: Final = (
     LedgerLakeError,
     pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,  # no Exception, but of what it is given all the same
     bson.errors.BSONError,
     ArithmeticError,
     AssertionError,
@@ -61,8 +62,16 @@ POISON: Final = (
     TypeError,
     ValueError,
 )
+
+
+class ReadFailed(ProjectionError):
+    """The log could not be read, for no reason that lies in an event."""
+
+
+# These are for no stream in particular.
+ELSEWHERE: Final = (GapError, ArchiveError, ReadFailed, TooLarge, CommitUnknown)
 # No event is to blame for these, so none is set aside for them.
-_NO_EVENT: Final = (GapError, ArchiveError, NotInStep)
+_NO_EVENT: Final = (NotInStep, *ELSEWHERE)
 
 
 class SlotGone(ProjectionError):
@@ -134,11 +143,11 @@ def advance(
         on_poison: what becomes of an event that can not be folded, where the projection does not say.
 
     Raises:
-        ProjectionStopped: a gap in the log, or an event that can not be folded; the projection is
-            marked so, with its error, and stands right before that event.
+        ProjectionStopped: a gap in the log, or an event that can not be folded or written; the projection
+            is marked so, with its error, and stands right before that event.
         ProjectionOutdated: the checkpoint belongs to another version of the projection's definition.
         SlotGone: there is no such slot any more.
-        ProjectionError: MongoDB did not say whether a batch was written; run it again.
+        CommitUnknown: MongoDB did not say whether a batch was written; run it again.
         ValueError: a batch of no events.
     """
     if batch < 1:
@@ -186,8 +195,24 @@ def open_slot(db: Db, projection: Projection, slot: Slot) -> None:
         in_transaction(db, create)
     except DuplicateKeyError:
         pass  # another runner was faster
-    except UnknownCommit as error:
-        raise _unknown(f"{slot.id} was begun", error) from error
+
+
+def read_events(
+    db: Db, after: int, up_to: int, columns: Sequence[str], archive: ArchivedEvents = NO_ARCHIVE
+) -> pa.Table:
+    """`read_columns`, of whose errors only those that name or decode an event are left as they are.
+
+    Raises:
+        ReadFailed: for another reason, such as that no thread could be started.
+    """
+    try:
+        return read_columns(db, after, up_to, columns, archive)
+    except (LedgerLakeError, bson.errors.BSONError, pa.ArrowInvalid):
+        raise
+    except POISON as error:
+        raise ReadFailed(
+            f"The events {after + 1} to {up_to} could not be read ({type(error).__name__}: {error})."
+        ) from error
 
 
 def make_models(db: Db, projection: Projection, generation: int) -> None:
@@ -243,7 +268,7 @@ class _Runner:
     ) -> None:
         self.db, self.projection, self.slot = db, projection, slot
         self._on_poison = on_poison
-        self._read: _Read = partial(read_columns, db, archive=archive)
+        self._read: _Read = partial(read_events, db, archive=archive)
         self._aside = NOTHING_SET_ASIDE
 
     def advance(
@@ -268,13 +293,16 @@ class _Runner:
                     end = prepared.up_to
                     # The next batch is read and folded while this one is committed.
                     following = min(end + size.events, target)
-                    ahead = pool.submit(self._prepare, end, following, self._aside) if end < target else None
+                    ahead = None
+                    if end < target:
+                        with suppress(RuntimeError):  # no thread to be had: it is read when its turn comes
+                            ahead = pool.submit(self._prepare, end, following, self._aside)
                     moved = commit(db, projection, slot, prepared)
-                except UnknownCommit as error:
-                    raise _unknown(f"{projection.name} moved to position {end}", error) from error
-                except TooLarge:
+                except CommitUnknown:
+                    raise
+                except TooLarge as error:
                     if not size.halve(end - position):
-                        raise
+                        raise self._stopped(position, error) from error
                     continue
                 except POISON as error:
                     # In halves down to the event itself: all before it are taken, and the error names it.
@@ -312,7 +340,7 @@ class _Runner:
             )
         if found.version != projection.version:
             raise outdated(projection, found)
-        self._aside = dead_letters.set_aside(db, self.slot, found)
+        self._aside = run(dead_letters.set_aside(db, self.slot, found))
         return found.position
 
     def _take(self, ahead: Future[Prepared] | None, after: int, up_to: int) -> Prepared:
@@ -328,7 +356,7 @@ class _Runner:
         table = self._read(after, up_to, columns_of(self.projection, self.slot, aside))
         return prepare(self.projection, self.slot, table, after, up_to, aside)
 
-    def _without(self, position: int, error: Exception, attempts: int) -> Prepared:
+    def _without(self, position: int, error: BaseException, attempts: int) -> Prepared:
         """The batch that sets the event after `position` aside.
 
         Raises:
@@ -356,7 +384,7 @@ class _Runner:
             changed=mine and letter.stream_id not in aside.streams,
         )
 
-    def _stopped(self, position: int, error: Exception) -> ProjectionStopped:
+    def _stopped(self, position: int, error: BaseException) -> ProjectionStopped:
         name = self.projection.name
         again = f"rebuild {name}" if self.slot.shadow else "refresh"
         checkpoints.stop(self.db, self.slot, position, f"{type(error).__name__}: {error}")
@@ -369,9 +397,3 @@ class _Runner:
 def _commit(db: Db, projection: Projection, slot: Slot, prepared: Prepared) -> bool:
     """Write read model and checkpoint in one transaction; False when another runner did the work."""
     return in_transaction(db, lambda session: run(write(db, projection, slot, prepared, session)))
-
-
-def _unknown(what: str, error: UnknownCommit) -> ProjectionError:
-    return ProjectionError(
-        f"MongoDB did not say whether {what} ({error}).", "Run it again: the checkpoint tells."
-    )

@@ -91,10 +91,6 @@ class InlineProjections:
         """For one batch of events."""
         return InlineBatch(self)
 
-    def set_aside(self, slot: Slot, at: Checkpoint) -> dead_letters.SetAside:
-        """What the slot has set aside. It is no older than `at`: if it is newer, the write collides."""
-        return dead_letters.set_aside(self._db, slot, at)
-
     def catch_up(self, name: str) -> bool:
         """Advance a projection to the head of the log; False if that failed, and not for its events."""
         try:
@@ -123,7 +119,7 @@ class InlineProjections:
             for name in names:
                 self._telemetry.lag(name, 0)
 
-    def tell(self, name: str, error: Exception) -> None:
+    def tell(self, name: str, error: BaseException) -> None:
         """Log that an append goes without a projection: once, until it goes with it again."""
         if name not in self._told:
             self._told.add(name)
@@ -227,16 +223,16 @@ class InlineBatch:
         session: Any,
     ) -> Steps[bool]:
         projection = self._inline.projections[name]
+        aside = yield from dead_letters.set_aside(database, slot, at, session)
 
         def fold() -> Prepared:
-            aside = self._inline.set_aside(slot, at)
             table = columns_of_documents(documents, at.position, columns_of(projection, slot, aside))
             return prepare(projection, slot, table, at.position, at.position + len(documents), aside)
 
         prepared = yield self._inline.call(fold)
         return (yield from write(database, projection, slot, prepared, session))
 
-    def _failed(self, names: Sequence[str], error: Exception) -> NoReturn:
+    def _failed(self, names: Sequence[str], error: BaseException) -> NoReturn:
         """Let an error that passes pass on; for another one, leave these projections out of the batch."""
         if isinstance(error, PyMongoError) and is_transient(error):
             raise error

@@ -127,21 +127,21 @@ class LiveRunner:
                 if head(self._db) != reached or started - looked >= IDLE_BEATS * part.beat:
                     reached = part.bring_up(self._progress)
                     looked = started
+                if failures:
+                    failures = 0
+                    self._failing.pop(part.name, None)
+                    log.info("%s goes on.", part.name, extra={"projection": part.name})
+                self._watch.wait(seen, self._is_closed)
+                self.wait(started + part.beat - time.monotonic())
             except Ended:
                 return
-            except Exception as error:  # noqa: BLE001 - whatever it is, a service goes on and says so
+            # Whatever it is, a service goes on and says so. A panic of Polars is no Exception.
+            except BaseException as error:  # noqa: BLE001
                 reached = -1
                 failures += 1
                 self._failed(part, error, failures)
-                continue
-            if failures:
-                failures = 0
-                self._failing.pop(part.name, None)
-                log.info("%s goes on.", part.name, extra={"projection": part.name})
-            self._watch.wait(seen, self._is_closed)
-            self.wait(started + part.beat - time.monotonic())
 
-    def _failed(self, part: Part, error: Exception, failures: int) -> None:
+    def _failed(self, part: Part, error: BaseException, failures: int) -> None:
         if part.name not in self._failing:
             log.warning(
                 "%s can not be brought up to the head (%s), and is tried again.",

@@ -23,16 +23,17 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from ledgerlake.eventstore.archived import NO_ARCHIVE, ArchivedEvents
-from ledgerlake.eventstore.columnar import head, read_columns
+from ledgerlake.eventstore.columnar import GapError, head, read_columns
 from ledgerlake.mongo.indexes import CHECKPOINTS, DEAD_LETTERS
 from ledgerlake.mongo.steps import run
+from ledgerlake.mongo.transactions import backoff
 from ledgerlake.projections import checkpoints, dead_letters
 from ledgerlake.projections.batch import columns_of, prepare, write
 from ledgerlake.projections.checkpoints import LIVE, Slot, collection_of, shadow_slot
 from ledgerlake.projections.comparing import Comparison, compare
-from ledgerlake.projections.engine import Advance, SlotGone, advance, live_slots, make_models
+from ledgerlake.projections.engine import POISON, Advance, SlotGone, advance, live_slots, make_models
 from ledgerlake.projections.model import OnPoison, Projection, ProjectionError, ProjectionOutdated
-from ledgerlake.projections.transaction import TooLarge, in_transaction
+from ledgerlake.projections.transaction import GIVE_UP_AFTER_SECONDS, CommitUnknown, in_transaction
 from ledgerlake.telemetry.port import Telemetry
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ def rebuild(
         ProjectionStopped: an event that this definition can not fold; the live read model is as it was.
         ProjectionOutdated: a newer version's rebuild is under way.
         RebuildAbandoned: somebody gave it up meanwhile.
-        ProjectionError: MongoDB did not say whether something was written; run it again.
+        CommitUnknown: MongoDB did not say whether something was written; run it again.
     """
     rebuilt = _Rebuild(db, projection, batch, on_progress, archive, on_poison).run(swap=swap)
     assert rebuilt is not None
@@ -399,15 +400,31 @@ class _Rebuild:
             )
 
     def _swap(self) -> checkpoints.Checkpoint | None:
-        """Put the shadow in the place of the live read model; None if it is too far behind by now.
+        """Put the shadow in the place of the live read model; None: not yet, it is to be filled further.
 
         Raises:
             SlotGone: another runner has swapped it, or somebody gave it up.
+            GapError: the live read model is further than the log.
         """
         try:
             return in_transaction(self._db, self._swap_in)
-        except TooLarge:
+        except (SlotGone, CommitUnknown):
+            raise
+        except POISON as error:
+            # It is of the last events, or there were too many. Whoever fills the shadow with them says so.
+            if isinstance(error, GapError) and not self._comes_to(error.up_to):
+                raise
             return None
+
+    def _comes_to(self, position: int) -> bool:
+        """Wait for the log to reach a position: a transaction sees what does not have a majority yet."""
+        deadline, looks = time.monotonic() + GIVE_UP_AFTER_SECONDS, 0
+        while head(self._db) < position:
+            if time.monotonic() > deadline:
+                return False
+            looks += 1
+            backoff(looks)
+        return True
 
     def _swap_in(self, session: ClientSession) -> checkpoints.Checkpoint | None:
         db, projection, slot = self._db, self._projection, self._slot
@@ -424,7 +441,7 @@ class _Rebuild:
             return None
         if furthest > filled.position:
             # An inline projection moves with every append: it would always be ahead of whoever only looks.
-            aside = dead_letters.set_aside(db, slot, filled)
+            aside = run(dead_letters.set_aside(db, slot, filled, session))
             columns = columns_of(projection, slot, aside)
             table = read_columns(db, filled.position, furthest, columns, self._archive)
             last = prepare(projection, slot, table, filled.position, furthest, aside)
@@ -448,9 +465,14 @@ class _Rebuild:
 
     def _is_live(self) -> bool:
         """Whether the shadow has become the live read model, or has been it."""
-        found = checkpoints.checkpoint(self._db, self._projection.name)
-        kept = _generations(self._db, self._projection.name).kept
-        return self._slot.generation in (found.generation, *kept)
+        name = self._projection.name
+
+        def generations(session: ClientSession) -> tuple[int, ...]:
+            live = checkpoints.checkpoint(self._db, name, session).generation
+            return (live, *_generations(self._db, name, session).kept)
+
+        # In a transaction, as the swap looked: what it saw may not have a majority yet. It has by the commit.
+        return self._slot.generation in in_transaction(self._db, generations)
 
 
 class _Pace:

@@ -11,7 +11,14 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
 from ledgerlake.errors import LedgerLakeError
-from ledgerlake.mongo.transactions import CONCERNS, backoff, commit_until_known, is_transient
+from ledgerlake.mongo.transactions import (
+    CONCERNS,
+    UnknownCommit,
+    backoff,
+    commit_until_known,
+    is_transient,
+)
+from ledgerlake.projections.model import ProjectionError
 
 T = TypeVar("T")
 
@@ -27,6 +34,10 @@ class TooLarge(LedgerLakeError):
     """The transaction took longer, or grew larger, than the server allows."""
 
 
+class CommitUnknown(ProjectionError):
+    """MongoDB did not say whether a transaction was committed. What is stored tells, when it is run again."""
+
+
 def in_transaction(db: Database[dict[str, Any]], body: Callable[[ClientSession], T]) -> T:
     """Run `body` in a majority transaction on one snapshot, again after errors that pass, and commit it.
 
@@ -34,7 +45,7 @@ def in_transaction(db: Database[dict[str, Any]], body: Callable[[ClientSession],
 
     Raises:
         TooLarge: do less in one transaction.
-        UnknownCommit: the server did not say within GIVE_UP_AFTER_SECONDS whether it is committed.
+        CommitUnknown: the server did not say within GIVE_UP_AFTER_SECONDS whether it is committed.
         PyMongoError: it was not committed.
     """
     deadline = time.monotonic() + GIVE_UP_AFTER_SECONDS
@@ -50,6 +61,11 @@ def in_transaction(db: Database[dict[str, Any]], body: Callable[[ClientSession],
                 else:
                     session.abort_transaction()
                 return result
+        except UnknownCommit as error:
+            raise CommitUnknown(
+                f"MongoDB did not say whether it was written ({error}).",
+                "Run it again: the checkpoint tells.",
+            ) from error
         except PyMongoError as error:
             code = error.code if isinstance(error, OperationFailure) else None
             if code in _TOO_LARGE:

@@ -18,7 +18,8 @@ class FailureReasonRow:
     """Failed attempts of one organization and currency for one reason (None: none was given).
 
     `total` is what they tried to take, in units; `share` is this reason's part of the organization's
-    failed attempts in the currency, by count, from 0 to 1.
+    failed attempts in the currency, by count, from 0 to 1. Where reasons are declared personal, each payer's
+    are a token, and a row, of their own.
     """
 
     organization_id: str

@@ -90,6 +90,15 @@ def share(part: int, whole: int) -> Decimal | None:
         return (Decimal(part) / Decimal(whole)).quantize(_SHARE, rounding=decimal.ROUND_HALF_EVEN)
 
 
+def no_empty(*totals: str) -> dict[str, Any]:
+    """The stage that drops groups whose totals are all 0.
+
+    A projection that is split keeps totals of each worker: what was counted before the split is taken out in
+    the document of another, and such a group is one that an unsplit projection does not have.
+    """
+    return {"$match": {"$or": [{total: {"$ne": 0}} for total in totals]}}
+
+
 def has_totals(db: Db, session: ClientSession) -> bool:
     """Whether the live read model of payments has totals: version 1 of it, until it is rebuilt, has none."""
     version = checkpoint(db, PAYMENTS.name, session).version

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +24,8 @@ Db = Database[dict[str, Any]]
 
 _FIRST_PAUSE_SECONDS: Final = 0.002
 _LONGEST_PAUSE_SECONDS: Final = 0.05
+# Also who has no time at all is told where a server stands that answers.
+_LEAST_PATIENCE_SECONDS: Final = 1.0
 # What of a checkpoint changes with its read model. The id of the last event tells the logs of two databases
 # of one name apart; dead letters that are retried change a read model where it stands.
 _STAMPED: Final = (
@@ -128,20 +131,21 @@ class Freshness:
         self._db = db
         self._trusted = trusted_seconds
         self._lock = threading.Lock()
+        self._under_way: _Look | None = None
         self._news = threading.Condition()
         self._moved = object()
         self._reading: Reading | None = None
 
-    def reading(self) -> Reading:
-        """The standings, read not longer ago than they are trusted."""
+    def reading(self, timeout: float | None = None) -> Reading:
+        """The standings, read not longer ago than they are trusted. TimeoutError where others take longer."""
         reading, now = self._reading, time.monotonic()
         if reading is not None and reading.moved is self._moved and now - reading.started <= self._trusted:
             return reading
-        return self._read(now - self._trusted)
+        return self._read(now - self._trusted, timeout)
 
-    def now(self) -> Reading:
-        """The standings, read after this call began."""
-        return self._read(time.monotonic())
+    def now(self, timeout: float | None = None) -> Reading:
+        """The standings, read after this call began. TimeoutError where others take longer."""
+        return self._read(time.monotonic(), timeout)
 
     def noted(self) -> None:
         """To be called after this process has moved a read model: the next query looks anew."""
@@ -153,17 +157,38 @@ class Freshness:
         """Wait until all of the projections hold every event up to `position`.
 
         Raises:
-            NotYet: they do not after `timeout` seconds; says where the last one stands.
+            NotYet: they do not after `timeout` seconds, or the server has not answered (it gets a second
+                at least); says where the last one stands.
         """
         deadline = time.monotonic() + timeout
-        pause = _FIRST_PAUSE_SECONDS
 
         def behind(reading: Reading) -> list[str]:
             return [name for name in projections if reading.of(name).position < position]
 
-        if not behind(self.reading()):
+        def patience() -> float:
+            return max(deadline - time.monotonic(), _LEAST_PATIENCE_SECONDS)
+
+        try:
+            self._await(behind, patience, deadline, position)
+        except TimeoutError:
+            known = self._reading
+            at = {name: 0 if known is None else known.of(name).position for name in projections}
+            last = min(projections, key=lambda name: at[name])
+            raise NotYet(
+                last, at[last], position, "MongoDB has not answered in time. See that it runs."
+            ) from None
+
+    def _await(
+        self,
+        behind: Callable[[Reading], list[str]],
+        patience: Callable[[], float],
+        deadline: float,
+        position: int,
+    ) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        if not behind(self.reading(patience())):
             return
-        reading = self.now()
+        reading = self.now(patience())
         while late := behind(reading):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -172,27 +197,70 @@ class Freshness:
             with self._news:
                 self._news.wait(min(pause, left))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-            reading = self.now()
+            reading = self.now(patience())
 
-    def _read(self, since: float) -> Reading:
-        with self._lock:
-            reading = self._reading
-            # Whoever waited for the lock takes what another has read meanwhile, if that began late enough.
-            if reading is not None and reading.moved is self._moved and reading.started >= since:
-                return reading
-            moved, started = self._moved, time.monotonic()
-            before = None if reading is None else reading.operation_time
+    def _read(self, since: float, timeout: float | None) -> Reading:
+        """A reading that began at `since` or later: the last one, the one under way, or a new one.
+
+        Whoever waits for one takes what it comes to, an error too: while the server is away, they would
+        otherwise wait for it one after the other.
+        """
+        asked = time.monotonic()
+        deadline = None if timeout is None else asked + timeout
+
+        def serves(one: Reading | _Look) -> bool:
+            # One that began after this call has seen all that was noted before it.
+            return one.started >= asked or (one.started >= since and one.moved is self._moved)
+
+        while True:
+            with self._lock:
+                last, look = self._reading, self._under_way
+                if last is not None and serves(last):
+                    return last
+                if own := look is None:
+                    moved = self._moved
+                    look = self._under_way = _Look(time.monotonic(), moved)
+            assert look is not None
+            if own and deadline is None:
+                self._look(look, last)
+            elif own:
+                # Only so can the wait for a server that is away be shorter than the driver's own.
+                threading.Thread(target=self._look, args=[look, last], daemon=True).start()
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            error = look.outcome.exception(timeout=left)
+            # Another's interrupt is not ours.
+            if own or (serves(look) and (error is None or isinstance(error, Exception))):
+                return look.outcome.result()
+
+    def _look(self, look: _Look, last: Reading | None) -> None:
+        try:
             with self._db.client.start_session(causal_consistency=True) as session:
-                if before is not None:
-                    session.advance_operation_time(before)
+                if last is not None and last.operation_time is not None:
+                    session.advance_operation_time(last.operation_time)
                 found = list(self._checkpoints.find({}, session=session).hint("_id_"))
                 at = session.operation_time
             live = [document for document in found if "#" not in document["_id"]]
             primary = self._db.client.primary
-            self._reading = Reading(
-                self._db, live_checkpoints(live), _stamps(live), started, moved, at, primary
+            reading = Reading(
+                self._db, live_checkpoints(live), _stamps(live), look.started, look.moved, at, primary
             )
-            return self._reading
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+            with self._lock:
+                self._under_way = None
+            look.outcome.set_exception(error)
+        else:
+            with self._lock:
+                self._reading, self._under_way = reading, None
+            look.outcome.set_result(reading)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """A reading under way: when it began, what had been noted by then, and what it comes to."""
+
+    started: float
+    moved: object
+    outcome: Future[Reading] = field(default_factory=Future)
 
 
 def _stamps(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:

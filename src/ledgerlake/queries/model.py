@@ -32,7 +32,8 @@ class PaymentNotFound(LedgerLakeError):
 class AsOf:
     """How fresh an answer is: it holds every event up to `position`, taken up at `time`.
 
-    Where one document is the answer, it may hold later ones too: `position` is the least it holds.
+    Where one document is the answer, or a read model is split over workers, it may hold later ones too:
+    `position` is the least it holds.
     """
 
     position: int
@@ -89,7 +90,7 @@ class LogQuery(Protocol[R_co]):
 
 @contextmanager
 def snapshot(db: Db) -> Iterator[ClientSession]:
-    """A session whose reads all see one moment: an answer then is exactly as of the position it names."""
+    """A session whose reads all see one moment: of an unsplit read model, exactly that of its position."""
     with db.client.start_session(snapshot=True) as session:
         yield session
 

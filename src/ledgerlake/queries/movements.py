@@ -147,7 +147,8 @@ def payment_states(db: Db, organization_id: str | None, session: ClientSession) 
     else:
         found = _counted_now(db, organization_id, session)
     sums: dict[tuple[str, str, bool, str], tuple[int, int, int]] = {}
-    # A projection that is split over workers has a document of each worker for one state.
+    # A projection that is split over workers has a document of each worker for one state. They may come to
+    # nothing: what was counted before the split is taken out in the document of another worker.
     for d in found:
         key = (d["organizationId"], d["status"], d["unreferenced"], d["currency"])
         count, amount, refunded = sums.get(key, (0, 0, 0))
@@ -162,6 +163,7 @@ def payment_states(db: Db, organization_id: str | None, session: ClientSession) 
             refunded=units(refunded, key[3]),
         )
         for key, (count, amount, refunded) in sorted(sums.items())
+        if (count, amount, refunded) != (0, 0, 0)
     )
 
 

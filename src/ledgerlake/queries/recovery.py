@@ -10,7 +10,7 @@ from typing import ClassVar
 from ledgerlake.projections import model
 from ledgerlake.projections.payment_totals import RETRY_RECOVERY
 from ledgerlake.projections.payments import PAYMENTS
-from ledgerlake.queries.figures import check_totals, days, exact, share, units
+from ledgerlake.queries.figures import check_totals, days, exact, no_empty, share, units
 from ledgerlake.queries.model import AsOf, Db, as_of, snapshot
 
 
@@ -64,7 +64,8 @@ class GetRetryRecovery:
         with snapshot(db) as session:
             check_totals(db, session)
             recovery = model(db, RETRY_RECOVERY.name, session)
-            found = list(recovery.aggregate([{"$match": wanted}, {"$group": group}], session=session))
+            stages = [{"$match": wanted}, {"$group": group}, no_empty("payments", "amount")]
+            found = list(recovery.aggregate(stages, session=session))
             fresh = as_of(db, PAYMENTS.name, session)
         counted: dict[tuple[str, str, int], dict[bool, tuple[int, int]]] = {}
         for each in found:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from ledgerlake.projections import model
 from ledgerlake.projections.payment_totals import BY_THE_HOUR, REFUND_LATENCY
 from ledgerlake.projections.payments import PAYMENTS
-from ledgerlake.queries.figures import check_totals, days
+from ledgerlake.queries.figures import check_totals, days, no_empty
 from ledgerlake.queries.model import AsOf, Db, as_of, snapshot
 
 
@@ -76,7 +76,8 @@ class GetRefundLatency:
         with snapshot(db) as session:
             check_totals(db, session)
             latency = model(db, REFUND_LATENCY.name, session)
-            found = list(latency.aggregate([{"$match": wanted}, {"$group": group}], session=session))
+            stages = [{"$match": wanted}, {"$group": group}, no_empty("payments")]
+            found = list(latency.aggregate(stages, session=session))
             fresh = as_of(db, PAYMENTS.name, session)
         counted: dict[tuple[str, str], dict[int, int]] = {}
         for each in found:
