@@ -217,7 +217,7 @@ def test_bad_input_is_one_message_and_exit_2_without_a_traceback(environ: dict[s
     assert done.returncode == 2
     assert done.stderr.strip().startswith("ledgerlake: no-such-file.csv")
     assert "Traceback" not in done.stderr
-    bad = run({**environ, "LEDGERLAKE_SEGMENT_SIZE": "many"}, "status")
+    bad = run({**environ, "LEDGERLAKE_SEGMENT_SIZE": "many"}, "statistics")
     assert bad.returncode == 2
     assert "LEDGERLAKE_SEGMENT_SIZE" in bad.stderr
 
