@@ -12,52 +12,35 @@ from ledgerlake.mongo.indexes import Index
 from ledgerlake.projections.model import Document, Field
 from ledgerlake.projections.movements import (
     CURRENCY,
+    DAY,
     INSTANT,
+    OF_CURRENCY,
+    OF_ORGANIZATION,
     ORGANIZATION,
-    counts,
+    TOTALS,
+    Column,
     movement_projection,
-    with_status,
 )
 
 _NAME = "failure_reasons"
-_BY = ("key", "organizationId", "day", "currency", "reason")
-_SCHEMA = {
-    "key": pl.String,
-    "organizationId": pl.String,
-    "day": INSTANT,
-    "currency": pl.String,
-    "reason": pl.String,
-    "count": pl.Int64,
-    "totalMinor": pl.Int64,
+# An empty reason is none.
+_REASON = pl.when(pl.col("reason") != "").then(pl.col("reason"))
+# Organization and reason may hold anything: the length of the one tells where the other begins.
+_KEY = pl.concat_str(
+    DAY.dt.strftime("%Y-%m-%d"),
+    "currency",
+    pl.col("organization_id").str.len_chars(),
+    "organization_id",
+    _REASON.fill_null(""),
+    separator="|",
+)
+_DELTAS = {
+    **OF_ORGANIZATION,
+    "day": Column(INSTANT, DAY),
+    **OF_CURRENCY,
+    "reason": Column(pl.String, _REASON),
+    **TOTALS,
 }
-
-
-def _fold(events: pl.DataFrame) -> pl.DataFrame:
-    day = pl.col("occurred_at").cast(INSTANT).dt.truncate("1d")
-    # An empty reason is none.
-    reason = pl.when(pl.col("reason") != "").then(pl.col("reason"))
-    rows = with_status(events).select(
-        # Organization and reason may hold anything: the length of the one tells where the other begins.
-        pl.concat_str(
-            day.dt.strftime("%Y-%m-%d"),
-            "currency",
-            pl.col("organization_id").str.len_chars(),
-            "organization_id",
-            reason.fill_null(""),
-            separator="|",
-        ).alias("key"),
-        pl.col("organization_id").alias("organizationId"),
-        day.alias("day"),
-        "currency",
-        reason.alias("reason"),
-        count=pl.lit(1, pl.Int64),
-        totalMinor=pl.col("amount_minor"),
-    )
-    return _merge(rows)
-
-
-def _merge(rows: pl.DataFrame) -> pl.DataFrame:
-    return counts(rows, _BY).select(list(_SCHEMA))
 
 
 def _render(deltas: pl.DataFrame) -> list[Document]:
@@ -79,9 +62,8 @@ def _render(deltas: pl.DataFrame) -> list[Document]:
 FAILURE_REASONS = movement_projection(
     _NAME,
     1,
-    _SCHEMA,
-    fold=_fold,
-    merge=_merge,
+    key=_KEY,
+    deltas=_DELTAS,
     render=_render,
     columns=("reason",),
     events=frozenset({"PaymentFailed"}),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Final
 
 import polars as pl
 
@@ -50,61 +51,81 @@ def with_status(events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def counts(frame: pl.DataFrame, by: Sequence[str], **more: pl.Expr) -> pl.DataFrame:
-    """Count and total of rows that hold the same, by key; `more` adds aggregates."""
-    grouped = frame.group_by(by, maintain_order=True).agg(
-        count=pl.col("count").sum(), totalMinor=int64_sum("totalMinor"), **more
-    )
-    return as_int64(grouped, "totalMinor")
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of deltas: what it is for one event, and what it comes to over rows of one key.
+
+    `together` is None for what the key is made of, which is the same in all of them.
+    """
+
+    kind: pl.DataType | type[pl.DataType]
+    of: pl.Expr
+    together: pl.Expr | None = None
 
 
-def totals(frame: pl.DataFrame, by: Sequence[str], **more: pl.Expr) -> pl.DataFrame:
-    """Count, total, min and max of rows that hold the same, by key; `more` adds aggregates."""
-    return counts(frame, by, minMinor=pl.col("minMinor").min(), maxMinor=pl.col("maxMinor").max(), **more)
+_AMOUNT: Final = pl.col("amount_minor")
+# When it happened in business, however late the event was stored: a late one lands in its own day.
+AT: Final = pl.col("occurred_at").cast(INSTANT)
+DAY: Final = AT.dt.truncate("1d")
 
-
-def movements() -> dict[str, pl.Expr]:
-    """One event as a total of one."""
-    amount = pl.col("amount_minor")
-    return {
-        "count": pl.lit(1, pl.Int64),
-        "totalMinor": amount,
-        "minMinor": amount,
-        "maxMinor": amount,
-    }
+OF_ORGANIZATION: Final = {"organizationId": Column(pl.String, pl.col("organization_id"))}
+OF_CURRENCY: Final = {"currency": Column(pl.String, pl.col("currency"))}
+OF_STATUS: Final = {"status": Column(pl.String, pl.col("status"))}
+TOTALS: Final = {
+    "count": Column(pl.Int64, pl.lit(1, pl.Int64), pl.col("count").sum()),
+    "totalMinor": Column(pl.Int64, _AMOUNT, int64_sum("totalMinor")),
+}
+EXTREMES: Final = {
+    "minMinor": Column(pl.Int64, _AMOUNT, pl.col("minMinor").min()),
+    "maxMinor": Column(pl.Int64, _AMOUNT, pl.col("maxMinor").max()),
+}
 
 
 def movement_projection(
     name: str,
     version: int,
-    schema: Mapping[str, Any],
     *,
-    fold: Callable[[pl.DataFrame], pl.DataFrame],
-    merge: Callable[[pl.DataFrame], pl.DataFrame],
+    key: pl.Expr,
+    deltas: Mapping[str, Column],
     render: Callable[[pl.DataFrame], list[Document]],
-    fields: tuple[Field, ...] = (),
-    indexes: tuple[Index, ...] = (),
+    fields: tuple[Field, ...],
+    indexes: tuple[Index, ...],
     columns: tuple[str, ...] = (),
     events: frozenset[str] | None = None,
 ) -> Projection:
-    """A projection of totals; its documents have at least the fields of `schema`, with `key` as their _id.
+    """A projection of totals by key.
 
-    `fields` says what its documents hold, and `indexes` how they are found; it takes `columns` of the log
-    besides those that all of them take, and only these `events`, if given.
+    Args:
+        key: of the document that an event counts in, out of the event's columns.
+        deltas: the columns besides the key; stored documents have at least these fields.
+        fields: what its documents hold, and `indexes` how they are found.
+        columns: of the log, besides those that all of them take.
+        events: the only event types that it takes, if given.
     """
+    schema = {"key": pl.String, **{each: column.kind for each, column in deltas.items()}}
+    by = ["key", *(each for each, column in deltas.items() if column.together is None)]
+    together = {each: column.together for each, column in deltas.items() if column.together is not None}
+
+    def fold(events: pl.DataFrame) -> pl.DataFrame:
+        rows = with_status(events).select(key=key, **{each: column.of for each, column in deltas.items()})
+        return merge(rows)
+
+    def merge(rows: pl.DataFrame) -> pl.DataFrame:
+        merged = rows.group_by(by, maintain_order=True).agg(**together)
+        return as_int64(merged, "totalMinor").select(list(schema))
 
     def recall(documents: Sequence[Document]) -> pl.DataFrame:
         values = {
             column: [document["_id" if column == "key" else column] for document in documents]
             for column in schema
         }
-        return pl.DataFrame(values, schema=dict(schema))
+        return pl.DataFrame(values, schema=schema)
 
     return Projection(
         name=name,
         version=version,
         columns=(*COLUMNS, *columns),
-        fields=tuple(column for column in schema if column != "key"),
+        fields=tuple(deltas),
         fold=fold,
         recall=recall,
         merge=merge,

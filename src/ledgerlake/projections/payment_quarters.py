@@ -12,49 +12,27 @@ from pymongo import ASCENDING
 from ledgerlake.mongo.indexes import Index
 from ledgerlake.projections.model import Document, Field
 from ledgerlake.projections.movements import (
+    AT,
     COUNT,
     CURRENCY,
     INSTANT,
+    OF_CURRENCY,
+    OF_ORGANIZATION,
+    OF_STATUS,
     ORGANIZATION,
     STATUS,
+    TOTALS,
+    Column,
     amounts,
-    counts,
     movement_projection,
-    with_status,
 )
 
 _NAME = "payment_quarters"
-_BY = ("key", "organizationId", "quarter", "currency", "status")
-_SCHEMA = {
-    "key": pl.String,
-    "organizationId": pl.String,
-    "quarter": INSTANT,
-    "currency": pl.String,
-    "status": pl.String,
-    "count": pl.Int64,
-    "totalMinor": pl.Int64,
-}
-
-
-def _fold(events: pl.DataFrame) -> pl.DataFrame:
-    # Of the business time, however late the event was stored.
-    quarter = pl.col("occurred_at").cast(INSTANT).dt.truncate("15m")
-    rows = with_status(events).select(
-        pl.concat_str(
-            "organization_id", quarter.dt.strftime("%Y-%m-%dT%H:%M"), "currency", "status", separator="|"
-        ).alias("key"),
-        pl.col("organization_id").alias("organizationId"),
-        quarter.alias("quarter"),
-        "currency",
-        "status",
-        count=pl.lit(1, pl.Int64),
-        totalMinor=pl.col("amount_minor"),
-    )
-    return _merge(rows)
-
-
-def _merge(rows: pl.DataFrame) -> pl.DataFrame:
-    return counts(rows, _BY).select(list(_SCHEMA))
+_QUARTER = AT.dt.truncate("15m")
+_KEY = pl.concat_str(
+    "organization_id", _QUARTER.dt.strftime("%Y-%m-%dT%H:%M"), "currency", "status", separator="|"
+)
+_DELTAS = {**OF_ORGANIZATION, "quarter": Column(INSTANT, _QUARTER), **OF_CURRENCY, **OF_STATUS, **TOTALS}
 
 
 def _render(deltas: pl.DataFrame) -> list[Document]:
@@ -75,9 +53,8 @@ def _render(deltas: pl.DataFrame) -> list[Document]:
 PAYMENT_QUARTERS = movement_projection(
     _NAME,
     1,
-    _SCHEMA,
-    fold=_fold,
-    merge=_merge,
+    key=_KEY,
+    deltas=_DELTAS,
     render=_render,
     fields=(
         Field("_id", "string", "", "organization|quarter|currency|status"),

@@ -10,7 +10,7 @@ from pymongo import ASCENDING, DESCENDING
 
 from ledgerlake.mongo.indexes import Index
 from ledgerlake.projections.model import Document, Field, Projection, as_int64, int64_sum, not_in_step
-from ledgerlake.projections.movements import CURRENCY, INSTANT, ORGANIZATION, with_status
+from ledgerlake.projections.movements import AT, CURRENCY, INSTANT, ORGANIZATION, with_status
 from ledgerlake.projections.payment_documents import payment_documents
 from ledgerlake.projections.payment_totals import PAYMENT_STATES, REFUND_LATENCY, RETRY_RECOVERY, with_state
 
@@ -65,7 +65,7 @@ def _fold(events: pl.DataFrame) -> pl.DataFrame:
     failed = pl.col("status") == "failed"
     refunded = pl.col("status") == "refunded"
     amount = pl.col("amount_minor")
-    at = pl.col("occurred_at").cast(INSTANT)
+    at = AT
     rows = events.select(
         key=pl.col("payment_id"),
         organizationId=pl.col("organization_id"),

@@ -14,30 +14,31 @@ from ledgerlake.mongo.decimal128 import decimal128
 from ledgerlake.mongo.indexes import Index
 from ledgerlake.projections.model import Document, Field
 from ledgerlake.projections.movements import (
+    AT,
     COUNT,
     CURRENCY,
+    EXTREMES,
     INSTANT,
+    OF_CURRENCY,
+    OF_ORGANIZATION,
+    OF_STATUS,
     ORGANIZATION,
     STATUS,
+    TOTALS,
+    Column,
     amounts,
     movement_projection,
-    movements,
-    totals,
-    with_status,
 )
 
-_BY = ("key", "organizationId", "status", "currency")
-_SCHEMA = {
-    "key": pl.String,
-    "organizationId": pl.String,
-    "status": pl.String,
-    "currency": pl.String,
-    "count": pl.Int64,
-    "totalMinor": pl.Int64,
-    "minMinor": pl.Int64,
-    "maxMinor": pl.Int64,
-    "firstAt": INSTANT,
-    "lastAt": INSTANT,
+_KEY = pl.concat_str("organization_id", "status", "currency", separator="|")
+_DELTAS = {
+    **OF_ORGANIZATION,
+    **OF_STATUS,
+    **OF_CURRENCY,
+    **TOTALS,
+    **EXTREMES,
+    "firstAt": Column(INSTANT, AT, pl.col("firstAt").min()),
+    "lastAt": Column(INSTANT, AT, pl.col("lastAt").max()),
 }
 
 
@@ -46,24 +47,6 @@ def average(total_minor: int, count: int, places: int) -> Decimal:
     with decimal.localcontext(prec=50):
         exact = Decimal(total_minor).scaleb(-places) / Decimal(count)
         return exact.quantize(Decimal(1).scaleb(-places - 2), rounding=decimal.ROUND_HALF_EVEN)
-
-
-def _fold(events: pl.DataFrame) -> pl.DataFrame:
-    rows = with_status(events).select(
-        pl.concat_str("organization_id", pl.lit("|"), "status", pl.lit("|"), "currency").alias("key"),
-        pl.col("organization_id").alias("organizationId"),
-        "status",
-        "currency",
-        **movements(),
-        firstAt=pl.col("occurred_at").cast(INSTANT),
-        lastAt=pl.col("occurred_at").cast(INSTANT),
-    )
-    return _merge(rows)
-
-
-def _merge(rows: pl.DataFrame) -> pl.DataFrame:
-    merged = totals(rows, _BY, firstAt=pl.col("firstAt").min(), lastAt=pl.col("lastAt").max())
-    return merged.select(list(_SCHEMA))
 
 
 def _render(deltas: pl.DataFrame) -> list[Document]:
@@ -98,9 +81,8 @@ def _units(name: str) -> Field:
 STATISTICS = movement_projection(
     "payment_statistics",
     1,
-    _SCHEMA,
-    fold=_fold,
-    merge=_merge,
+    key=_KEY,
+    deltas=_DELTAS,
     render=_render,
     fields=(
         Field("_id", "string", "", "organization|status|currency"),

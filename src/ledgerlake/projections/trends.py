@@ -13,54 +13,22 @@ from ledgerlake.projections.model import Document, Field
 from ledgerlake.projections.movements import (
     COUNT,
     CURRENCY,
+    DAY,
+    EXTREMES,
     INSTANT,
+    OF_CURRENCY,
+    OF_ORGANIZATION,
+    OF_STATUS,
     ORGANIZATION,
     STATUS,
+    TOTALS,
+    Column,
     amounts,
     movement_projection,
-    movements,
-    totals,
-    with_status,
 )
 
-_BY = ("key", "organizationId", "day", "currency", "status")
-_SCHEMA = {
-    "key": pl.String,
-    "organizationId": pl.String,
-    "day": INSTANT,
-    "currency": pl.String,
-    "status": pl.String,
-    "count": pl.Int64,
-    "totalMinor": pl.Int64,
-    "minMinor": pl.Int64,
-    "maxMinor": pl.Int64,
-}
-
-
-def _fold(events: pl.DataFrame) -> pl.DataFrame:
-    # The day of the business time, however late the event was stored: a late one lands in its own day.
-    day = pl.col("occurred_at").cast(INSTANT).dt.truncate("1d")
-    rows = with_status(events).select(
-        pl.concat_str(
-            "organization_id",
-            pl.lit("|"),
-            day.dt.strftime("%Y-%m-%d"),
-            pl.lit("|"),
-            "currency",
-            pl.lit("|"),
-            "status",
-        ).alias("key"),
-        pl.col("organization_id").alias("organizationId"),
-        day.alias("day"),
-        "currency",
-        "status",
-        **movements(),
-    )
-    return _merge(rows)
-
-
-def _merge(rows: pl.DataFrame) -> pl.DataFrame:
-    return totals(rows, _BY).select(list(_SCHEMA))
+_KEY = pl.concat_str("organization_id", DAY.dt.strftime("%Y-%m-%d"), "currency", "status", separator="|")
+_DELTAS = {**OF_ORGANIZATION, "day": Column(INSTANT, DAY), **OF_CURRENCY, **OF_STATUS, **TOTALS, **EXTREMES}
 
 
 def _render(deltas: pl.DataFrame) -> list[Document]:
@@ -84,9 +52,8 @@ def _render(deltas: pl.DataFrame) -> list[Document]:
 TRENDS = movement_projection(
     "payment_trends",
     1,
-    _SCHEMA,
-    fold=_fold,
-    merge=_merge,
+    key=_KEY,
+    deltas=_DELTAS,
     render=_render,
     fields=(
         Field("_id", "string", "", "organization|day|currency|status"),
