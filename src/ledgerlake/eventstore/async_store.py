@@ -51,12 +51,12 @@ class AsyncEventStore:
         transaction: AppendTransaction | None = None,
     ) -> None:
         self.bus = EventBus() if bus is None else bus
-        self._reads = LogReads(database, archive, asyncio.to_thread)
         if transaction is None:
             transaction = AppendTransaction(database, sleep=asyncio.sleep, inline=inline)
         self._transaction = transaction
+        self._reads = LogReads(database, archive, transaction.saw, asyncio.to_thread)
         self._committer = AsyncGroupCommitter(
-            self._transaction, max_appends=max_batch, linger=linger_seconds, on_committed=self._publish
+            transaction, max_appends=max_batch, linger=linger_seconds, on_committed=self._publish
         )
 
     async def append(self, append: Append) -> Appended:
@@ -95,18 +95,13 @@ class AsyncEventStore:
         limit: int | None = None,
     ) -> list[StoredEvent]:
         """The stream's events in version order, or against it; empty where there is no such stream."""
-        events = await run_async(self._reads.stream(stream_id, from_version, to_version, backwards, limit))
-        if events:
-            self._transaction.saw({stream_id: events[0 if backwards else -1].version})
-        return events
+        return await run_async(self._reads.stream(stream_id, from_version, to_version, backwards, limit))
 
     async def read_streams(
         self, stream_ids: Iterable[str], *, to_version: int | None = None
     ) -> dict[str, list[StoredEvent]]:
         """The events, up to and including `to_version`, of each stream that has any, in version order."""
-        streams = await run_async(self._reads.streams(stream_ids, to_version))
-        self._transaction.saw({stream: events[-1].version for stream, events in streams.items()})
-        return streams
+        return await run_async(self._reads.streams(stream_ids, to_version))
 
     async def read_all(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pymongo.read_concern import ReadConcern
 
-from ledgerlake.eventstore.archived import ARCHIVED, NO_ARCHIVE, ArchivedEvents, restored
+from ledgerlake.eventstore.archived import ARCHIVED, ArchivedEvents, restored
 from ledgerlake.eventstore.filter import EventFilter
 from ledgerlake.eventstore.model import LogCorrupted, StoredEvent
 from ledgerlake.mongo.indexes import COUNTERS, EVENTS, SUBSCRIPTIONS
@@ -20,16 +20,19 @@ class LogReads:
     Args:
         database: of either driver; the bodies are to be run by the steps of that driver.
         archive: where the events lie that were archived.
+        saw: told of the last versions of streams that were met.
         aside: calls what reads files; where an event loop must not wait for it, on a thread, as a coroutine.
     """
 
     def __init__(
         self,
         database: Any,
-        archive: ArchivedEvents = NO_ARCHIVE,
+        archive: ArchivedEvents,
+        saw: Callable[[Mapping[str, int]], None],
         aside: Callable[..., Any] = lambda read, *arguments: read(*arguments),
     ) -> None:
         self._archive = archive
+        self._saw = saw
         self._aside = aside
         majority = ReadConcern("majority")
         self._events = database.get_collection(EVENTS, read_concern=majority)
@@ -58,7 +61,10 @@ class LogReads:
             condition["version"] = versions
         order = -1 if backwards else 1
         cursor = self._events.find(condition, sort=[("aggregateId", order), ("version", order)])
-        return (yield from self.events((yield _limited(cursor, limit).to_list())))
+        events = yield from self.events((yield _limited(cursor, limit).to_list()))
+        if events:
+            self._saw({stream_id: events[0 if backwards else -1].version})
+        return events
 
     def streams(
         self, stream_ids: Iterable[str], to_version: int | None
@@ -70,6 +76,7 @@ class LogReads:
         cursor = self._events.find(condition, sort=[("aggregateId", 1), ("version", 1)])
         for event in (yield from self.events((yield cursor.to_list()))):
             streams.setdefault(event.stream_id, []).append(event)
+        self._saw({stream: events[-1].version for stream, events in streams.items()})
         return streams
 
     def correlation(self, correlation_id: str) -> Steps[list[StoredEvent]]:

@@ -49,12 +49,12 @@ class EventStore:
         transaction: AppendTransaction | None = None,
     ) -> None:
         self.bus = EventBus() if bus is None else bus
-        self._reads = LogReads(database, archive)
         if transaction is None:
             transaction = AppendTransaction(database, inline=inline)
         self._transaction = transaction
+        self._reads = LogReads(database, archive, transaction.saw)
         self._committer = GroupCommitter(
-            self._transaction, max_appends=max_batch, linger=linger_seconds, on_committed=self._publish
+            transaction, max_appends=max_batch, linger=linger_seconds, on_committed=self._publish
         )
 
     def append(self, append: Append) -> Appended:
@@ -130,18 +130,13 @@ class EventStore:
             to_version: the highest version wanted.
             limit: at most so many, counted from where the reading starts.
         """
-        events = run(self._reads.stream(stream_id, from_version, to_version, backwards, limit))
-        if events:
-            self._transaction.saw({stream_id: events[0 if backwards else -1].version})
-        return events
+        return run(self._reads.stream(stream_id, from_version, to_version, backwards, limit))
 
     def read_streams(
         self, stream_ids: Iterable[str], *, to_version: int | None = None
     ) -> dict[str, list[StoredEvent]]:
         """The events, up to and including `to_version`, of each stream that has any, in version order."""
-        streams = run(self._reads.streams(stream_ids, to_version))
-        self._transaction.saw({stream: events[-1].version for stream, events in streams.items()})
-        return streams
+        return run(self._reads.streams(stream_ids, to_version))
 
     def read_all(
         self,
