@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -12,9 +11,14 @@ from pymongo.asynchronous.database import AsyncDatabase
 from ledgerlake.eventstore.contract import AsyncEventReader
 from ledgerlake.eventstore.filter import EVERYTHING, EventFilter
 from ledgerlake.eventstore.model import Append, StoredEvent
-from ledgerlake.mongo.steps import Steps, run_async
-from ledgerlake.subscriptions.consuming import DEFAULT_POLICY, SubscriptionSteps
-from ledgerlake.subscriptions.following import PAGE_EVENTS, Follower
+from ledgerlake.mongo.steps import run_async
+from ledgerlake.subscriptions.consuming import (
+    DEFAULT_POLICY,
+    ConsumerBody,
+    SubscriptionBody,
+    SubscriptionSteps,
+)
+from ledgerlake.subscriptions.following import PAGE_EVENTS
 from ledgerlake.subscriptions.parking import ParkedEvent
 from ledgerlake.subscriptions.policy import Handled, HandlingPolicy
 from ledgerlake.subscriptions.retrying import Retried
@@ -26,42 +30,21 @@ T = TypeVar("T")
 AsyncHandler: TypeAlias = Callable[[StoredEvent], Awaitable[Sequence[Append] | None]]
 
 
-class AsyncSubscription:
+class AsyncSubscription(SubscriptionBody):
     """As Subscription: an async iterator for one task; `close` ends it from any other of the loop."""
-
-    def __init__(self, follower: Follower, save: Callable[[int, int], Steps[None]] | None = None) -> None:
-        self._follower = follower
-        self._save = save
-        self._saved = self.position = follower.position
-        self._events: Iterator[StoredEvent] = iter(())
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> StoredEvent:
-        while not self._follower.closed:
-            for event in self._events:
-                self.position = event.position
-                return event
-            self.position = self._follower.position
-            page = await run_async(self._follower.next_page())
-            if page is None:
-                break
-            self._events = iter(page.events)
-        raise StopAsyncIteration
+        while (event := self._next()) is None:
+            if not await run_async(self._turn()):
+                raise StopAsyncIteration
+        return event
 
     async def save(self) -> None:
         """As Subscription.save."""
-        if self._save is None:
-            raise ValueError("This subscription has no checkpoint: open it with a name.")
-        if self.position > self._saved:
-            to = self.position
-            await run_async(self._save(self._saved, to))
-            self._saved = to
-
-    def close(self) -> None:
-        """End the iteration, also in a task that waits in it for the next event."""
-        self._follower.close()
+        await run_async(self._save())
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,30 +55,12 @@ class AsyncSubscription:
         self.close()
 
 
-class AsyncConsumer:
+class AsyncConsumer(ConsumerBody):
     """As Consumer; the handler is a coroutine function."""
-
-    def __init__(
-        self,
-        steps: SubscriptionSteps,
-        name: str,
-        handler: AsyncHandler,
-        policy: HandlingPolicy,
-        follower: Follower,
-    ) -> None:
-        self._steps = steps
-        self._name = name
-        self._handler = handler
-        self._policy = policy
-        self._follower = follower
 
     async def run(self) -> Handled:
         """As Consumer.run."""
-        return await run_async(self._steps.consume(self._name, self._handler, self._policy, self._follower))
-
-    def close(self) -> None:
-        """End `run` after the event that is being handled; its checkpoint is stored."""
-        self._follower.close()
+        return await run_async(self._run())
 
 
 class AsyncSubscriptions:
@@ -112,7 +77,6 @@ class AsyncSubscriptions:
     ) -> None:
         self._watch = AsyncLogWatch(database if change_streams else None, poll_seconds, idle_seconds)
         self._steps = SubscriptionSteps(database, store, _collect, self._watch)
-        self._open: weakref.WeakSet[Follower] = weakref.WeakSet()
 
     async def subscribe(
         self,
@@ -124,13 +88,9 @@ class AsyncSubscriptions:
         page_events: int = PAGE_EVENTS,
     ) -> AsyncSubscription:
         """As Subscriptions.subscribe."""
-        follower = self._follower(only, after=after, live=live, page_events=page_events)
-        if name is None:
-            return AsyncSubscription(follower)
-        if after:
-            raise ValueError("A subscription starts from a position or from a checkpoint, not from both.")
-        follower.position = (await run_async(self._steps.register(name, only))).position
-        return AsyncSubscription(follower, lambda saved, to: self._steps.save(name, saved, to))
+        return AsyncSubscription(
+            *await run_async(self._steps.subscribe(name, after, only, live, page_events))
+        )
 
     def consumer(
         self,
@@ -143,7 +103,7 @@ class AsyncSubscriptions:
         page_events: int = PAGE_EVENTS,
     ) -> AsyncConsumer:
         """As Subscriptions.consumer."""
-        follower = self._follower(only, live=live, page_events=page_events)
+        follower = self._steps.follower(only, live=live, page_events=page_events)
         return AsyncConsumer(self._steps, name, handler, policy, follower)
 
     async def state(self, name: str) -> SubscriptionState:
@@ -174,15 +134,9 @@ class AsyncSubscriptions:
         """As Subscriptions.forget."""
         await run_async(self._steps.forget(name))
 
-    def _follower(self, only: EventFilter, **how: Any) -> Follower:
-        follower = self._steps.follower(only, **how)
-        self._open.add(follower)
-        return follower
-
     async def close(self) -> None:
         """End all subscriptions that were opened here, and the change stream."""
-        for follower in list(self._open):
-            follower.close()
+        self._steps.close()
         await self._watch.close()
 
     async def __aenter__(self) -> Self:

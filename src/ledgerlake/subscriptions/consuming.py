@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from pymongo.read_concern import ReadConcern
 
@@ -22,6 +24,75 @@ from ledgerlake.subscriptions.standing import Lag, SubscriptionState
 from ledgerlake.subscriptions.waking import Waking
 
 DEFAULT_POLICY: Final = HandlingPolicy()
+
+# Moves a checkpoint from where it is known to stand to a later position.
+Save: TypeAlias = Callable[[int, int], Steps[None]]
+
+
+class SubscriptionBody:
+    """What a subscription is, whichever driver turns its pages: `position` is how far it has handed out."""
+
+    def __init__(self, follower: Follower, save: Save | None = None) -> None:
+        self._follower = follower
+        self._move = save
+        self._saved = self.position = follower.position
+        self._events: Iterator[StoredEvent] = iter(())
+
+    def _next(self) -> StoredEvent | None:
+        """The next event of the page in hand; None at its end, and once the subscription is closed."""
+        if not self._follower.closed:
+            for event in self._events:
+                self.position = event.position
+                return event
+        return None
+
+    def _turn(self) -> Steps[bool]:
+        """Take the next page in hand; False where there is none."""
+        if self._follower.closed:
+            return False
+        self.position = self._follower.position
+        page = yield from self._follower.next_page()
+        if page is None:
+            return False
+        self._events = iter(page.events)
+        return True
+
+    def _save(self) -> Steps[None]:
+        if self._move is None:
+            raise ValueError("This subscription has no checkpoint: open it with a name.")
+        if self.position > self._saved:
+            to = self.position
+            yield from self._move(self._saved, to)
+            self._saved = to
+
+    def close(self) -> None:
+        """End the iteration, also in a thread or task that waits in it for the next event."""
+        self._follower.close()
+
+
+class ConsumerBody:
+    """What a consumer is, whichever driver runs it."""
+
+    def __init__(
+        self,
+        steps: SubscriptionSteps,
+        name: str,
+        handler: Callable[[StoredEvent], Any],
+        policy: HandlingPolicy,
+        follower: Follower,
+    ) -> None:
+        self._steps = steps
+        self._name = name
+        self._handler = handler
+        self._policy = policy
+        self._follower = follower
+
+    def _run(self) -> Steps[Handled]:
+        return self._steps.consume(self._name, self._handler, self._policy, self._follower)
+
+    def close(self) -> None:
+        """End `run` after the event that is being handled; its checkpoint is stored."""
+        self._follower.close()
 
 
 class SubscriptionSteps:
@@ -42,12 +113,13 @@ class SubscriptionSteps:
         self._events = database.get_collection(EVENTS, read_concern=majority)
         self._subscriptions = database.get_collection(SUBSCRIPTIONS, read_concern=majority)
         self._parked = database.get_collection(PARKED_EVENTS, read_concern=majority)
+        self._open: weakref.WeakSet[Follower] = weakref.WeakSet()
 
     def follower(
         self, only: EventFilter, *, after: int = 0, live: bool = True, page_events: int = PAGE_EVENTS
     ) -> Follower:
         """One that goes along the log, from wherever its `position` is put before it sets out."""
-        return Follower(
+        follower = Follower(
             self._store,
             self._waking,
             self._collect,
@@ -57,6 +129,25 @@ class SubscriptionSteps:
             live=live,
             page_events=page_events,
         )
+        self._open.add(follower)
+        return follower
+
+    def subscribe(
+        self, name: str | None, after: int, only: EventFilter, live: bool, page_events: int
+    ) -> Steps[tuple[Follower, Save | None]]:
+        """A follower that stands at the position, or at the checkpoint of that name, and what saves it."""
+        follower = self.follower(only, after=after, live=live, page_events=page_events)
+        if name is None:
+            return follower, None
+        if after:
+            raise ValueError("A subscription starts from a position or from a checkpoint, not from both.")
+        follower.position = (yield from self.register(name, only)).position
+        return follower, partial(self.save, name)
+
+    def close(self) -> None:
+        """End all followers that were made here."""
+        for follower in list(self._open):
+            follower.close()
 
     @answered
     def register(self, name: str, only: EventFilter) -> Steps[SubscriptionState]:

@@ -11,8 +11,6 @@ checkpoints), parking and waking.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,9 +20,14 @@ from ledgerlake.eventstore.contract import EventReader
 from ledgerlake.eventstore.filter import EVERYTHING, EventFilter
 from ledgerlake.eventstore.model import StoredEvent
 from ledgerlake.eventstore.store import EventStore
-from ledgerlake.mongo.steps import Steps, run
+from ledgerlake.mongo.steps import run
 from ledgerlake.subscriptions.causal import PlainReads
-from ledgerlake.subscriptions.consuming import DEFAULT_POLICY, SubscriptionSteps
+from ledgerlake.subscriptions.consuming import (
+    DEFAULT_POLICY,
+    ConsumerBody,
+    SubscriptionBody,
+    SubscriptionSteps,
+)
 from ledgerlake.subscriptions.following import PAGE_EVENTS, Follower
 from ledgerlake.subscriptions.parking import ParkedEvent
 from ledgerlake.subscriptions.policy import Handled, Handler, HandlingPolicy
@@ -52,7 +55,7 @@ def subscribe(
     return Subscription(follower)
 
 
-class Subscription:
+class Subscription(SubscriptionBody):
     """The wanted events after a position, in order and each once; at the head of the log it waits for more.
 
     An iterator for one thread; `close` ends it from any other. It holds one page of events, and no more.
@@ -60,26 +63,14 @@ class Subscription:
     What iterating raises: see Follower.next_page.
     """
 
-    def __init__(self, follower: Follower, save: Callable[[int, int], Steps[None]] | None = None) -> None:
-        self._follower = follower
-        self._save = save
-        self._saved = self.position = follower.position
-        self._events: Iterator[StoredEvent] = iter(())
-
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> StoredEvent:
-        while not self._follower.closed:
-            for event in self._events:
-                self.position = event.position
-                return event
-            self.position = self._follower.position
-            page = run(self._follower.next_page())
-            if page is None:
-                break
-            self._events = iter(page.events)
-        raise StopIteration
+        while (event := self._next()) is None:
+            if not run(self._turn()):
+                raise StopIteration
+        return event
 
     def save(self) -> None:
         """Store `position` as the checkpoint that the subscription was opened with.
@@ -90,15 +81,7 @@ class Subscription:
             CheckpointConflict: someone else has moved it meanwhile.
             ValueError: the subscription was opened from a position, not from a checkpoint.
         """
-        if self._save is None:
-            raise ValueError("This subscription has no checkpoint: open it with a name.")
-        if self.position > self._saved:
-            run(self._save(self._saved, self.position))
-            self._saved = self.position
-
-    def close(self) -> None:
-        """End the iteration, also in a thread that waits in it for the next event."""
-        self._follower.close()
+        run(self._save())
 
     def __enter__(self) -> Self:
         return self
@@ -109,22 +92,8 @@ class Subscription:
         self.close()
 
 
-class Consumer:
+class Consumer(ConsumerBody):
     """Calls a handler with the events of a named subscription; made by Subscriptions.consumer."""
-
-    def __init__(
-        self,
-        steps: SubscriptionSteps,
-        name: str,
-        handler: Handler,
-        policy: HandlingPolicy,
-        follower: Follower,
-    ) -> None:
-        self._steps = steps
-        self._name = name
-        self._handler = handler
-        self._policy = policy
-        self._follower = follower
 
     def run(self) -> Handled:
         """Handle events from the checkpoint on, until `close` or, if it is not live, until the log's head.
@@ -138,11 +107,7 @@ class Consumer:
             LogCorrupted: the log has a gap.
             StoreUnavailable: MongoDB did not answer; run it again.
         """
-        return run(self._steps.consume(self._name, self._handler, self._policy, self._follower))
-
-    def close(self) -> None:
-        """End `run`, from any thread, after the event that is being handled; its checkpoint is stored."""
-        self._follower.close()
+        return run(self._run())
 
 
 class Subscriptions:
@@ -163,7 +128,6 @@ class Subscriptions:
     ) -> None:
         self._watch = LogWatch(database if change_streams else None, poll_seconds, idle_seconds)
         self._steps = SubscriptionSteps(database, store, list, self._watch)
-        self._open: weakref.WeakSet[Follower] = weakref.WeakSet()
 
     def subscribe(
         self,
@@ -185,13 +149,7 @@ class Subscriptions:
             SubscriptionError: the checkpoint was made with another filter.
             ValueError: a name and a position.
         """
-        follower = self._follower(only, after=after, live=live, page_events=page_events)
-        if name is None:
-            return Subscription(follower)
-        if after:
-            raise ValueError("A subscription starts from a position or from a checkpoint, not from both.")
-        follower.position = run(self._steps.register(name, only)).position
-        return Subscription(follower, lambda saved, to: self._steps.save(name, saved, to))
+        return Subscription(*run(self._steps.subscribe(name, after, only, live, page_events)))
 
     def consumer(
         self,
@@ -209,7 +167,7 @@ class Subscriptions:
         returns, appends, is stored exactly once, in one transaction with the checkpoint. A new consumer
         starts at the beginning of the log.
         """
-        follower = self._follower(only, live=live, page_events=page_events)
+        follower = self._steps.follower(only, live=live, page_events=page_events)
         return Consumer(self._steps, name, handler, policy, follower)
 
     def state(self, name: str) -> SubscriptionState:
@@ -240,15 +198,9 @@ class Subscriptions:
         """Remove a subscription and what it has parked: under its name, everything starts anew."""
         run(self._steps.forget(name))
 
-    def _follower(self, only: EventFilter, **how: Any) -> Follower:
-        follower = self._steps.follower(only, **how)
-        self._open.add(follower)
-        return follower
-
     def close(self) -> None:
         """End all subscriptions that were opened here, and the change stream."""
-        for follower in list(self._open):
-            follower.close()
+        self._steps.close()
         self._watch.close()
 
     def __enter__(self) -> Self:
