@@ -155,7 +155,8 @@ def test_no_part_ever_vanishes_whatever_it_raises(database: Db, monkeypatch: pyt
         return advance(database, PROJECTIONS[PAYMENTS]).to_position
 
     insert_events(database, payment_history(33, 10))
-    with LiveRunner(database, [Part(PAYMENTS, bring_up)]) as runner:
+    runner = LiveRunner(database, [Part(PAYMENTS, bring_up)])
+    with runner:
         until(at(database, 10, PAYMENTS))
         until(lambda: not runner.failing)
     assert told[:3] == [{}, {PAYMENTS: "PanicException: no"}, {PAYMENTS: "SystemExit: 1"}]
@@ -174,7 +175,8 @@ def test_closing_ends_after_the_batch_in_hand(database: Db) -> None:
 
         return advance(database, PROJECTIONS[PAYMENTS], batch=20, on_progress=told).to_position
 
-    with LiveRunner(database, [Part(PAYMENTS, bring_up)]) as runner:
+    runner = LiveRunner(database, [Part(PAYMENTS, bring_up)])
+    with runner:
         while runner.wait(DEADLINE):
             pass
     assert taken == [20, 40, 60]

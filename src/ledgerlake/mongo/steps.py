@@ -7,6 +7,7 @@ An error arrives at the `yield` either way, so the rules about errors are writte
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator
 from typing import Any, TypeAlias, TypeVar
 
@@ -28,13 +29,25 @@ def run(steps: Steps[T]) -> T:
 
 
 async def run_async(steps: Steps[T]) -> T:
-    """Run a body whose calls are coroutines; returns what it returns."""
+    """Run a body whose calls are coroutines; returns what it returns.
+
+    A cancellation of the task always arrives, at the call at which it was asked for: until Python 3.12
+    `asyncio.wait_for`, by which the driver sends, keeps one to itself that comes as its own wait ends
+    (python/cpython issue 86296), and a body that goes on waiting would never be told again.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    heard = task.cancelling()
     try:
         pending = next(steps)
         while True:
             try:
                 result = await pending
+                if task.cancelling() > heard:
+                    raise asyncio.CancelledError
             except BaseException as error:  # noqa: BLE001 - the body decides, on a cancellation too
+                if isinstance(error, asyncio.CancelledError):
+                    heard = task.cancelling()
                 pending = steps.throw(error)
             else:
                 pending = steps.send(result)
