@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from decimal import Decimal
 from typing import Any
@@ -50,9 +51,23 @@ def as_row(document: dict[str, Any]) -> dict[str, Any]:
         "command_id": document.get("commandId"),
         "reason": data.get("reason"),
         "attempt": data.get("attempt"),
+        "refund_reference": refund_reference(document),
         "unreferenced": data.get("unreferenced", False),
         "schema_version": document["schemaVersion"],
+        "extra_data": as_json(data, "amount amountMinor currency reason attempt unreferenced"),
+        "extra_metadata": as_json(metadata, "userId organizationId requestHash"),
     }
+
+
+def refund_reference(document: dict[str, Any]) -> str | None:
+    refund = document["eventType"] == "PaymentRefunded"
+    unreferenced = document["eventData"].get("unreferenced", False)
+    return document["aggregateId"] if refund and not unreferenced else None
+
+
+def as_json(document: dict[str, Any], without: str) -> str | None:
+    rest = {key: value for key, value in document.items() if key not in without.split()}
+    return json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if rest else None
 
 
 @pytest.fixture
@@ -67,6 +82,24 @@ def test_rows_are_the_documents_of_the_range_in_position_order(database: Db, sma
     table.validate(full=True)
     assert table.schema == SCHEMA
     assert table.to_pylist() == [as_row(document) for document in documents[100:900]]
+
+
+def test_what_no_column_holds_is_there_as_json_and_a_refund_names_its_payment(
+    database: Db, small_ranges: None
+) -> None:
+    documents = payment_history(12, 300)
+    for number, document in enumerate(documents):
+        if number % 3 == 0:
+            document["eventData"] |= {"method": "cärd", "acquirer": {"id": number % 5}}
+        if number % 7 == 0:
+            document["metadata"] = {"channel": "web", **document["metadata"], "ip": "::1"}
+    insert_events(database, documents)
+    table = read_columns(database, 0, 300)
+    assert table.to_pylist() == [as_row(document) for document in documents]
+    assert 0 < table["refund_reference"].null_count < 300
+    assert table["extra_data"].null_count == 200
+    names = ["extra_metadata", "refund_reference", "extra_data"]
+    assert read_columns(database, 0, 300, names).equals(table.select(names))
 
 
 def test_batches_cover_the_range_without_gap_or_overlap(database: Db, small_ranges: None) -> None:

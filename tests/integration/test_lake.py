@@ -16,7 +16,8 @@ from bson import Int64, ObjectId
 from pymongo.database import Database
 
 from ledgerlake.eventstore.columnar import SCHEMA, GapError, read_columns
-from ledgerlake.lake.errors import CorruptFileError, LakeError
+from ledgerlake.lake import maintenance
+from ledgerlake.lake.errors import CorruptFileError, LakeError, OutdatedFileError
 from ledgerlake.lake.event_lake import EventLake, LakeRefresh
 from ledgerlake.lake.segments import Segment, read_rows, write_segment
 from tests.builders import event, insert_events, payment_history
@@ -127,7 +128,8 @@ def test_files_say_what_they_hold(database: Db, root: Path) -> None:
     stated = pq.read_metadata(sealed.path).metadata
     assert stated[b"ledgerlake.from"] == b"1"
     assert stated[b"ledgerlake.to"] == b"1000"
-    assert stated[b"ledgerlake.format"] == b"1"
+    assert stated[b"ledgerlake.format"] == b"2"
+    assert stated[b"ledgerlake.schema_version"] == b"1"
     assert {row["currency"] for row in json.loads(stated[b"ledgerlake.totals"])} == {
         currency for currency, _ in expected
     }
@@ -274,7 +276,7 @@ def test_a_flipped_byte_in_a_segment_is_found_when_it_is_read(database: Db, root
     _flip(info.path, "amount_minor")
     with pytest.raises(CorruptFileError, match=info.path.name):
         read_rows(info)
-    with pytest.raises(Exception, match=r"(?i)crc|checksum|damaged"):
+    with pytest.raises(Exception, match=r"(?i)crc|checksum|damaged|content hash"):
         lake.scan().select(pl.col("amount_minor").sum()).collect()
 
 
@@ -386,12 +388,71 @@ def _replace_log(database: Db, documents: list[dict[str, Any]]) -> None:
 def test_a_lake_of_a_newer_version_is_refused_and_left_alone(database: Db, root: Path) -> None:
     insert_events(database, payment_history(25, 100))
     EventLake(root, 1_000).refresh(database)
-    (root / "lake.json").write_text('{"format": 2, "segmentSize": 1000}')
-    with pytest.raises(LakeError, match="format 2"):
+    (root / "lake.json").write_text('{"format": 3, "segmentSize": 1000}')
+    with pytest.raises(LakeError, match="format 3"):
         EventLake(root, 1_000)
     (root / "lake.json").write_text("{")
     with pytest.raises(LakeError, match="damaged"):
         EventLake(root, 1_000)
+
+
+def as_format_1(lake: EventLake) -> None:
+    """Make the lake one of format 1: without the columns and hashes that came later."""
+    for info in lake.segments():
+        table = pq.read_table(info.path).drop_columns(["refund_reference", "extra_data", "extra_metadata"])
+        stated = pq.read_metadata(info.path).metadata
+        keys = ("kind", "from", "to", "segment_last", "last_event_id", "totals", "row_hash")
+        names = [f"ledgerlake.{key}" for key in keys]
+        writer = pq.ParquetWriter(info.path, table.schema, compression="zstd", write_page_checksum=True)
+        writer.write_table(table)
+        kept = {name: stated[name.encode()].decode() for name in names}
+        writer.add_key_value_metadata({**kept, "ledgerlake.format": "1"})
+        writer.close()
+    (lake.root / "lake.json").write_text(f'{{"format": 1, "segmentSize": {lake.segment_size}}}\n')
+
+
+@pytest.mark.parametrize("by", ["refresh", "refresh up to a position", "rebuild"])
+def test_a_lake_of_an_earlier_format_is_written_again_and_never_read(
+    database: Db, root: Path, tmp_path: Path, by: str
+) -> None:
+    insert_events(database, payment_history(29, 2_500))
+    lake = EventLake(root, 1_000)
+    lake.refresh(database)
+    whole = contents(lake)
+    as_format_1(lake)
+    assert (lake.position(), [info.format for info in lake.segments()]) == (0, [1, 1, 1])
+    for use in (lake.pin, lake.scan, lake.duckdb, lambda: lake.pin(1), lambda: read_rows(lake.segments()[0])):
+        with pytest.raises(OutdatedFileError, match=r"format 1.*ledgerlake refresh"):
+            use()
+    assert [each.remedy for each in maintenance.status(lake).problems] == [maintenance.REBUILD] * 3
+    assert len(maintenance.verify(lake).problems) == 3
+    if by == "refresh":
+        assert lake.refresh(database) == LakeRefresh(0, 2_500, 2_500, 3)
+    elif by == "rebuild":
+        assert len(maintenance.rebuild(lake, database).written) == 3
+    else:
+        assert lake.refresh(database, up_to=7).to_position == 2_500, "no refresh sets a lake back"
+    assert contents(lake) == whole
+    assert json.loads((root / "lake.json").read_text()) == {"format": 2, "segmentSize": 1_000}
+    assert maintenance.verify(lake, database).ok
+    assert lake.scan().collect().height == 2_500
+
+
+def test_a_lake_that_is_half_of_an_earlier_format_is_brought_up_from_there(database: Db, root: Path) -> None:
+    documents = payment_history(30, 2_600)
+    insert_events(database, documents[:2_500])
+    lake = EventLake(root, 1_000)
+    lake.refresh(database)
+    first = lake.segments()[0].path
+    new = first.read_bytes()
+    as_format_1(lake)
+    first.write_bytes(new)  # as after a refresh that was killed
+    assert lake.pin(1_000).scan().collect().height == 1_000
+    with pytest.raises(OutdatedFileError, match="events-000000001001"):
+        lake.pin(1_001)
+    insert_events(database, documents[2_500:])
+    assert lake.refresh(database) == LakeRefresh(1_000, 2_600, 1_600, 2)
+    assert maintenance.verify(lake, database).ok
 
 
 def test_leftovers_of_dead_writers_go_with_the_next_refresh(database: Db, root: Path) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from bson import Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.codec_options import CodecOptions
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ledgerlake.eventstore.bson_columns import Kind, WrongTypeError, decode, documents, first_batch
@@ -101,6 +101,31 @@ def test_columns_hold_what_the_drivers_decoder_says(some: list[dict[str, Any]], 
     for path in COLUMNS:
         arrays[path].validate(full=True)
         assert arrays[path].to_pylist() == [expected(each, path) for each in decoded], path
+
+
+KNOWN = {"a": ["text", "b"], "a.b": [], "x": ["y"]}
+
+
+@settings(max_examples=40)
+@given(st.lists(documents_of_few_shapes(), max_size=8), st.integers(1, 9))
+@example([{"a": {"first": 1}}, {"a": 5}, {}, {"a": {"text": "t"}}], 5)
+def test_the_rest_of_a_document_is_what_the_drivers_decoder_says(
+    some: list[dict[str, Any]], times: int
+) -> None:
+    many = some * times
+    stream = b"".join(bson.encode(each) for each in many)
+    arrays = decode(stream, documents(stream), COLUMNS, KNOWN)
+    assert list(arrays) == [*COLUMNS, *KNOWN]
+    for path, known in KNOWN.items():
+        arrays[path].validate(full=True)
+        for raw, document in zip(arrays[path].to_pylist(), many, strict=True):
+            inside: Any = document
+            for name in path.split("."):
+                inside = inside.get(name) if isinstance(inside, dict) else None
+            inside = inside if isinstance(inside, dict) else {}
+            left = {key: value for key, value in inside.items() if key not in known}
+            # As bytes: that keeps the order, and every type.
+            assert raw == (bson.encode(left) if left else None)
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 100, 101, 1000, 1001, 12_345])

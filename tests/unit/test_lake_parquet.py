@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +25,7 @@ from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.lake.parquet import (
     DeterministicWriter,
     read_footer,
+    read_stated,
     read_verified,
     row_groups,
     update_hash,
@@ -148,24 +151,90 @@ def test_no_flipped_bit_is_read(tmp_path: Path) -> None:
     write_table(path, WHOLE, {"position": "300"})
     assert read_verified(path, SCHEMA).equals(WHOLE)
     assert read_footer(path).stated["position"] == "300"
+    assert read_stated(path) == read_footer(path).stated
     whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     chance = random.Random(11)
+    places = [chance.randrange(len(whole)) for _ in range(200)]
     silent = 0
-    for _ in range(400):
+    for at in [*places, *range(4), *range(footer, footer + 20), *range(len(whole) - 150, len(whole))]:
         damaged = bytearray(whole)
-        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        damaged[at] ^= 1 << chance.randrange(8)
         path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match=r"a\.parquet"):
+            read_verified(path, SCHEMA)
+        if at >= footer:
+            with pytest.raises(CorruptFileError, match=r"a\.parquet"):
+                read_footer(path)
+            try:
+                assert read_stated(path) is None
+            except CorruptFileError as error:
+                assert "a.parquet" in error.message  # noqa: PT017 - None is right, too, where the key is hit
         try:
-            found = read_verified(path, SCHEMA)
-        except CorruptFileError:
-            pass
-        else:
-            assert found.equals(WHOLE)  # the bit is one that says nothing, such as a statistic
-        try:
-            silent += not pq.read_table(path).replace_schema_metadata(None).equals(WHOLE)
+            with path.open("rb") as opened:
+                found = pq.ParquetFile(opened, page_checksum_verification=True).read()
+            silent += found.replace_schema_metadata(None).equals(WHOLE)
         except Exception:  # noqa: BLE001 - any failure of the plain reader counts as noticed
             continue
-    assert silent > 0, "the damage would be read silently without the checks"
+    assert silent > 0, "page checksums alone would have found every bit"
+
+
+def test_a_flipped_statistic_would_hide_rows_and_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_table(path, WHOLE, {})
+    whole = bytearray(path.read_bytes())
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    wanted = [("reason", "=", "why 4")]
+    assert pq.read_table(path, filters=wanted, page_checksum_verification=True).num_rows > 0
+    for at in range(footer, len(whole)):
+        if whole[at : at + 5] == b"why 4":
+            whole[at + 4] ^= (
+                4  # the greatest reason of the row group is "why 0" now, so it is not looked into
+            )
+    path.write_bytes(whole)
+    assert pq.read_table(path, filters=wanted, page_checksum_verification=True).num_rows == 0
+    for read in (read_footer, lambda path: read_verified(path, SCHEMA)):
+        with pytest.raises(CorruptFileError, match="footer that is not the one which was written"):
+            read(path)
+
+
+def test_entries_are_told_from_texts_in_the_rows_that_look_like_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    long = "ä" * 20_000
+    for text in ("ledgerlake.position\x18\x03666", "ledgerlake.footer_hash\x18@" + "6" * 64):
+        rows = pa.table({"reason": [text]})
+        write_table(path, rows, {"position": "300", "long": long, "empty": ""})
+        stated = read_stated(path)
+        assert stated == read_footer(path).stated
+        assert stated is not None
+        assert (stated["position"], stated["long"], stated["empty"]) == ("300", long, "")
+        assert read_verified(path, rows.schema).equals(rows)
+
+
+def test_a_file_without_hashes_is_read_on_request_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(WHOLE, path)
+    assert read_footer(path, unhashed_too=True).rows == 300
+    assert read_stated(path) is None
+    for read in (read_footer, lambda path: read_verified(path, SCHEMA)):
+        with pytest.raises(CorruptFileError, match="does not state the hash of its footer"):
+            read(path)
+
+
+def test_other_readers_read_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_table(path, WHOLE, {"position": "300"})
+    assert pl.read_parquet(path).equals(pl.DataFrame(pl.from_arrow(WHOLE)))
+    with duckdb.connect() as connection:
+        assert connection.sql(f"SELECT count(*), max(position) FROM '{path}'").fetchall() == [(300, 300)]
+        told = connection.sql(f"SELECT key, value FROM parquet_kv_metadata('{path}')").fetchall()
+    stated = {key: value for key, value in told if key.startswith(b"ledgerlake.")}
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    assert stated[b"ledgerlake.content_hash"].decode() == hashlib.sha256(whole[:footer]).hexdigest()
+    own = stated[b"ledgerlake.footer_hash"]
+    zeroed = whole[footer:].replace(own, b"0" * 64)
+    assert own.decode() == hashlib.sha256(zeroed).hexdigest()
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -1, -200])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import binascii
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias
@@ -35,13 +35,13 @@ class Kind(Enum):
 
 
 class WrongTypeError(ValueError):
-    """A value that a column does not take: document `row` (from 0), field `path`, BSON type `found`."""
+    """A value that a column does not take: document `row` (from 0), field `path`, and what it holds."""
 
-    def __init__(self, row: int, path: str, found: int) -> None:
-        super().__init__(f"document {row} has BSON type {found} in {path!r}")
+    def __init__(self, row: int, path: str, found: int | str) -> None:
+        self.detail = f"a value of BSON type {found}" if isinstance(found, int) else found
+        super().__init__(f"document {row} has {self.detail} in {path!r}")
         self.row = row
         self.path = path
-        self.found = found
 
 
 # Bytes of a value whose type has a fixed size (bsonspec.org), and for the types that state their length
@@ -64,6 +64,8 @@ _STATED: Final = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4
 _END, _DOCUMENT, _ARRAY, _NULL, _INT32 = 0x00, 0x03, 0x04, 0x0A, 0x10
 # A group this small goes document by document: NumPy's cost per call would exceed Python's per element.
 _SMALL: Final = 12
+
+_NO_REST: Final[Mapping[str, Collection[str]]] = {}
 
 _int32_at: Final = struct.Struct("<i").unpack_from
 
@@ -101,20 +103,24 @@ def documents(stream: bytes) -> Ints:
     return np.array(starts, np.int64)
 
 
-def decode(data: bytes, starts: Ints, columns: Mapping[str, Kind]) -> dict[str, pa.Array]:
+def decode(
+    data: bytes, starts: Ints, columns: Mapping[str, Kind], rest: Mapping[str, Collection[str]] = _NO_REST
+) -> dict[str, pa.Array]:
     """One array per column, one value per document, where the documents start at `starts` in `data`.
 
     Args:
         columns: dotted paths into the documents. Types: STRING and OBJECT_ID (24 hex digits) become
             string, BOOL bool, DATE timestamp[ms, UTC], INTEGER int64.
+        rest: dotted paths of documents in them, each with keys. What such a document holds besides these
+            keys becomes a BSON document of its own, as binary; null where there is nothing else.
 
     Raises:
         WrongTypeError: a value of another type.
         pyarrow.ArrowInvalid: text that is not UTF-8.
     """
-    walk = _Walk(data, starts, columns)
+    walk = _Walk(data, starts, columns, rest)
     walk.run()
-    return {path: walk.column(path) for path in columns}
+    return {path: walk.column(path) for path in columns} | {path: walk.remainder(path) for path in rest}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,9 @@ class _Group:
 
 
 class _Walk:
-    def __init__(self, data: bytes, starts: Ints, columns: Mapping[str, Kind]) -> None:
+    def __init__(
+        self, data: bytes, starts: Ints, columns: Mapping[str, Kind], rest: Mapping[str, Collection[str]]
+    ) -> None:
         # Eight bytes may be read from any position in a document, so eight must follow the last one.
         end = int(starts[-1]) + _int32_at(data, int(starts[-1]))[0] if len(starts) else 0
         self.data = data if len(data) >= end + 8 else data + bytes(8)
@@ -136,8 +144,12 @@ class _Walk:
         self.int64 = self._overlapping("<i8", 8)
         self.starts = starts
         self.kinds = columns
-        # Documents to look into, because a column lies inside them.
+        # Documents to look into, because a column lies inside them, or for the rest of them.
         self.inner = {path.rsplit(".", n)[0] for path in columns for n in range(1, path.count(".") + 1)}
+        self.inner |= {path.rsplit(".", n)[0] for path in rest for n in range(path.count(".") + 1)}
+        self.known = {tuple(path.split(".")): frozenset(keys) for path, keys in rest.items()}
+        # Elements of the rest: in which documents, and there from where to where.
+        self.left: dict[tuple[str, ...], list[tuple[Ints, Ints, Ints]]] = {path: [] for path in self.known}
         self.present = {path: np.zeros(len(starts), np.bool_) for path in columns}
         # The value itself, or where it starts in the data.
         self.values = {path: np.zeros(len(starts), np.int64) for path in columns}
@@ -197,17 +209,20 @@ class _Walk:
         name = self.data[first + 1 : first + length - 1].decode()
         path = ".".join((*group.inside, name))
         at = group.at + length
+        if kind in _FIXED:
+            following = at + _FIXED[kind]
+        elif kind in _STATED:
+            following = at + self.int32[at] + _STATED[kind]
+        else:
+            raise WrongTypeError(int(group.rows[0]), path, kind)
+        known = self.known.get(group.inside)
+        if known is not None and name not in known:
+            self.left[group.inside].append((group.rows, group.at, following))
         if kind == _DOCUMENT and path in self.inner:
             return _Group(group.rows, at + 4, (*group.inside, name))
         if path in self.kinds and kind != _NULL:
             self._take(path, kind, group.rows, at)
-        fixed = _FIXED.get(kind)
-        if fixed is not None:
-            return _Group(group.rows, at + fixed, group.inside)
-        more = _STATED.get(kind)
-        if more is None:
-            raise WrongTypeError(int(group.rows[0]), path, kind)
-        return _Group(group.rows, at + self.int32[at] + more, group.inside)
+        return _Group(group.rows, following, group.inside)
 
     def _take(self, path: str, kind: int, rows: Ints, at: Ints) -> None:
         column = self.kinds[path]
@@ -235,6 +250,22 @@ class _Walk:
             return pa.array(values != 0, mask=mask)
         numbers = pa.array(values, pa.int64(), mask=mask)
         return numbers.view(pa.timestamp("ms", tz="UTC")) if kind is Kind.DATE else numbers
+
+    def remainder(self, path: str) -> pa.Array:
+        """What was left of the documents at `path`, each as a BSON document."""
+        left = self.left[tuple(path.split("."))]
+        if not left:
+            return pa.nulls(len(self.starts), pa.binary())
+        rows, low, high = (np.concatenate(part) for part in zip(*left, strict=True))
+        in_order = np.lexsort((low, rows))
+        elements: dict[int, list[bytes]] = {}
+        for row, start, end in zip(*(part[in_order].tolist() for part in (rows, low, high)), strict=True):
+            elements.setdefault(row, []).append(self.data[start:end])
+        documents: list[bytes | None] = [None] * len(self.starts)
+        for row, found in elements.items():
+            inside = b"".join(found)
+            documents[row] = (len(inside) + 5).to_bytes(4, "little") + inside + b"\0"
+        return pa.array(documents, pa.binary())
 
     def _strings(self, at: Ints, present: npt.NDArray[np.bool_]) -> pa.Array:
         starts = at[present]

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
+import bson
 import pyarrow as pa
 import pyarrow.compute as pc
+from bson import json_util
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
-from ledgerlake.domain.events import SCHEMA_VERSION
+from ledgerlake.domain.events import SCHEMA_VERSION, PaymentRefunded
 from ledgerlake.domain.money import exponent
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.bson_columns import Ints, Kind, WrongTypeError, decode
+from ledgerlake.eventstore.encoding import REQUEST_HASH
+from ledgerlake.settings import FREE_DETAILS, TOKEN_PREFIX
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 AMOUNT: Final = pa.decimal128(38, 4)
@@ -38,12 +44,15 @@ SCHEMA: Final = pa.schema(
         pa.field("command_id", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("attempt", pa.int32()),
+        pa.field("refund_reference", pa.string()),
         pa.field("unreferenced", pa.bool_(), nullable=False),
         pa.field("schema_version", pa.int32(), nullable=False),
+        pa.field("extra_data", pa.string()),
+        pa.field("extra_metadata", pa.string()),
     ]
 )
 
-# Column -> path in the document. `exponent` and `amount` are derived and have none.
+# Column -> path in the document. What is derived has none.
 PATHS: Final[Mapping[str, str]] = {
     "position": "position",
     "event_id": "_id",
@@ -63,9 +72,23 @@ PATHS: Final[Mapping[str, str]] = {
     "attempt": "eventData.attempt",
     "unreferenced": "eventData.unreferenced",
     "schema_version": "schemaVersion",
+    "extra_data": "eventData",
+    "extra_metadata": "metadata",
 }
-_DERIVED: Final = frozenset({"exponent", "amount"})
-_DERIVED_FROM: Final = ("amount_minor", "currency")
+_DERIVED_FROM: Final[Mapping[str, tuple[str, ...]]] = {
+    "exponent": ("amount_minor", "currency"),
+    "amount": ("amount_minor", "currency"),
+    "refund_reference": ("payment_id", "event_type", "unreferenced"),
+}
+# The columns that hold the rest of a document, and what is no part of it: the fields with columns of their
+# own, the amount, which follows from the minor units, and the store's bookkeeping.
+_REST_BESIDE: Final = {
+    "extra_data": {"amount", "amountMinor", "currency", "reason", "attempt", "unreferenced"},
+    "extra_metadata": {"userId", "organizationId", REQUEST_HASH},
+}
+_PERSONAL: Final = FREE_DETAILS.removeprefix("metadata.")
+# In the place of a personal value that some appender left in clear: files can not be made to forget it.
+WITHHELD: Final = "(withheld)"
 # The paths above are those of one schema version: what another one holds there is anybody's guess.
 _ALWAYS: Final = ("position", "schema_version")
 _KINDS: Final = {
@@ -75,6 +98,10 @@ _KINDS: Final = {
     pa.int64(): Kind.INTEGER,
     _TIME: Kind.DATE,
 }
+
+_ANY_INSTANT: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
 
 _UNITS: Final = pa.array([Decimal(1).scaleb(-places) for places in range(5)], pa.decimal128(5, 4))
 
@@ -111,10 +138,10 @@ def schema_of(columns: Sequence[str] | None) -> pa.Schema:
 
 def columns_to_read(wanted: pa.Schema) -> tuple[str, ...]:
     """Columns that the documents must give for `wanted`: position and schema version, nothing derived."""
-    names = list(_ALWAYS) + [name for name in wanted.names if name not in _DERIVED | set(_ALWAYS)]
-    if _DERIVED & set(wanted.names):
-        names += [name for name in _DERIVED_FROM if name not in names]
-    return tuple(names)
+    names = [*_ALWAYS]
+    for name in wanted.names:
+        names += _DERIVED_FROM.get(name, (name,))
+    return tuple(dict.fromkeys(names))
 
 
 def decode_events(reply: bytes, starts: Ints, names: Iterable[str]) -> pa.Table:
@@ -123,16 +150,64 @@ def decode_events(reply: bytes, starts: Ints, names: Iterable[str]) -> pa.Table:
     Raises:
         MalformedEventError: a value of another type.
     """
-    kinds = {PATHS[name]: _kind(name) for name in names}
+    names = list(names)
+    kinds = {PATHS[name]: _kind(name) for name in names if name not in _REST_BESIDE}
+    rest = {PATHS[name]: _REST_BESIDE[name] for name in names if name in _REST_BESIDE}
     try:
-        return pa.Table.from_arrays(list(decode(reply, starts, kinds).values()), list(names))
+        found = decode(reply, starts, kinds, rest)
+        columns = [
+            _as_json(name, found[PATHS[name]]) if name in _REST_BESIDE else found[PATHS[name]]
+            for name in names
+        ]
+        return pa.Table.from_arrays(columns, names)
     except WrongTypeError as error:
-        document = RawBSONDocument(_document(reply, int(starts[error.row])))
-        position = document.get("position")
-        where = position if isinstance(position, int) else None
-        raise MalformedEventError(where, error.path, f"a value of BSON type {error.found}") from error
+        where = RawBSONDocument(_document(reply, int(starts[error.row]))).get("position")
+        position = where if isinstance(where, int) else None
+        raise MalformedEventError(position, error.path, error.detail) from error
     except pa.ArrowInvalid as error:
         raise MalformedEventError(None, "a text", f"bytes that are not UTF-8 ({error})") from error
+
+
+def _as_json(name: str, rest: pa.Array) -> pa.Array:
+    """BSON documents as JSON texts, each kind of document turned into text once.
+
+    Raises:
+        WrongTypeError: a document that is none.
+    """
+    if rest.null_count == len(rest):
+        return pa.nulls(len(rest), pa.string())
+    encoded = rest.dictionary_encode()
+    texts = []
+    for number, raw in enumerate(encoded.dictionary.to_pylist()):
+        try:
+            texts.append(_json(name, bson.decode(raw, _ANY_INSTANT)))
+        except (BSONError, ValueError) as error:
+            row = pc.index(encoded.indices, pa.scalar(number, encoded.indices.type)).as_py()
+            raise WrongTypeError(row, PATHS[name], f"a value that can not be read ({error})") from error
+    return pa.array(texts, pa.string()).take(encoded.indices)
+
+
+def _json(name: str, document: dict[str, Any]) -> str:
+    """MongoDB's relaxed Extended JSON, keys sorted: equal content is equal text."""
+    if name == "extra_metadata" and _PERSONAL in document:
+        document[_PERSONAL] = _sealed(document[_PERSONAL])
+    return json_util.dumps(
+        document,
+        json_options=json_util.RELAXED_JSON_OPTIONS,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
+
+
+def _sealed(value: Any) -> Any:
+    """The free details about a person without what is no token: the command side lets nothing else in."""
+    if isinstance(value, dict):
+        return {key: _sealed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_sealed(inner) for inner in value]
+    harmless = value is None or value == "" or (isinstance(value, str) and value.startswith(TOKEN_PREFIX))
+    return value if harmless else WITHHELD
 
 
 def _document(reply: bytes, start: int) -> bytes:
@@ -158,10 +233,15 @@ def typed(found: pa.Table, wanted: pa.Schema) -> pa.Table:
         if values.null_count and not SCHEMA.field(name).nullable:
             at = pc.index(pc.is_null(values), pa.scalar(True)).as_py()
             raise MalformedEventError(read["position"][at].as_py(), PATHS[name], "no value")
-    if _DERIVED & set(wanted.names):
+    if "exponent" in wanted.names or "amount" in wanted.names:
         read["exponent"], read["amount"] = derive_amount(
             read["amount_minor"], read["currency"], read["position"]
         )
+    if "refund_reference" in wanted.names:
+        # A refund stands in the stream of the payment that it gives back.
+        refund = pc.equal(read["event_type"], PaymentRefunded.__name__)
+        referenced = pc.and_not(refund, read["unreferenced"])
+        read["refund_reference"] = pc.if_else(referenced, read["payment_id"], pa.scalar(None, pa.string()))
     columns = []
     for field in wanted:
         values = read[field.name]

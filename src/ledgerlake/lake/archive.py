@@ -1,8 +1,8 @@
 """The archive: events that left MongoDB, in Parquet files that hold each as the BSON that it was.
 
-`archive-000001.parquet` and so on, never changed once written. The BSON is kept whole, because the typed
-columns of the segments leave out what they do not know: an archived event comes back byte for byte, with
-its free metadata, and its digest still fits the hash chain.
+`archive-000001.parquet` and so on, never changed once written. The BSON is kept whole, because the segments
+hold an event's values and not its bytes: an archived event comes back byte for byte, and its digest still
+fits the hash chain.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ledgerlake.eventstore.archived import ArchiveError, Place
 from ledgerlake.lake.files import publish_new, temporary
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 # pyarrow is imported where a file is touched: a writer has this at hand, and starts without Arrow.
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
 _ROW_GROUP: Final = 1_000
 _GROUPS_KEPT: Final = 32
 _REMEDY: Final = "Restore the archive folder of the lake from a backup."
+
+
+def archive_schema() -> pa.Schema:
+    """The columns of an archive file."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("position", pa.int64(), nullable=False),
+            pa.field("document", pa.binary(), nullable=False),
+        ]
+    )
 
 
 class EventArchive:
@@ -62,12 +75,7 @@ class EventArchive:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schema = pa.schema(
-            [
-                pa.field("position", pa.int64(), nullable=False),
-                pa.field("document", pa.binary(), nullable=False),
-            ]
-        )
+        schema = archive_schema()
         table = pa.table([[position for position, _ in events], [raw for _, raw in events]], schema=schema)
         while True:
             file = max(above, *self.files(), 0) + 1

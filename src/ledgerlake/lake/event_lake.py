@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,18 @@ from pymongo.database import Database
 from ledgerlake.eventstore.columnar import event_id_at, head
 from ledgerlake.lake.archive import EventArchive
 from ledgerlake.lake.errors import CorruptFileError, LakeError
-from ledgerlake.lake.files import remove_leftovers, write_once
+from ledgerlake.lake.files import remove_leftovers, write_atomically, write_once
 from ledgerlake.lake.log_reader import LogReader, segment_rows
 from ledgerlake.lake.pinned import PinnedLake
-from ledgerlake.lake.segments import FORMAT, Segment, SegmentInfo, read_info, read_rows, write_segment
+from ledgerlake.lake.segments import (
+    FORMAT,
+    Segment,
+    SegmentInfo,
+    check_format,
+    read_info,
+    read_rows,
+    write_segment,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -60,9 +68,8 @@ class EventLake:
         self._check_layout()
 
     def position(self) -> int:
-        """Position up to which the lake holds every event; 0 if there is none."""
-        held = self.segments()
-        return held[-1].to if held else 0
+        """Position up to which the lake holds every event, in this program's format; 0 if there is none."""
+        return _current(self.segments())
 
     def updated_at(self) -> datetime | None:
         """When the last segment was written; None for a lake without events."""
@@ -88,12 +95,12 @@ class EventLake:
         """Segment files that do not count, because a segment before them is missing or not full."""
         held = len(self.segments())
         names = {Segment.number(index, self.segment_size).name for index in range(held)}
-        own = (path for path in self._parquet_files() if self._is_segment(path))
+        own = (path for path in self.files() if self.segment_of(path) is not None)
         return [path for path in own if path.name not in names]
 
     def foreign_files(self) -> list[Path]:
         """Parquet files among the segments that are none: a glob over the folder would read them, too."""
-        return [path for path in self._parquet_files() if not self._is_segment(path)]
+        return [path for path in self.files() if self.segment_of(path) is None]
 
     def refresh(
         self, db: Database[Document], on_progress: OnProgress | None = None, up_to: int | None = None
@@ -101,23 +108,28 @@ class EventLake:
         """Bring the lake up to the head of the log (or `up_to`). Writes nothing if nothing is new.
 
         Rows of the open tail are taken from its file, if that verifies, and only newer ones from MongoDB.
-        May be killed at any moment and run any number of times at once. `on_progress(done, total)`
-        counts events.
+        Segments of an earlier format are written again, all of them, wherever `up_to` is: until then
+        nothing reads them. May be killed at any moment and run any number of times at once.
+        `on_progress(done, total)` counts events.
 
         Raises:
             GapError, MalformedEventError: the log is damaged; the lake stays as it was.
             LakeError: the lake was made from another database, or one that was restored since.
         """
         before = self.segments()
-        position = before[-1].to if before else 0
+        held = before[-1].to if before else 0
         # Read after the lake's position: else a concurrent refresh would look like a foreign lake.
         end = head(db)
-        self._check_same_log(db, before, end)
+        self.check_same_log(db, before, end)
+        position = _current(before)
         target = end if up_to is None else min(up_to, end)
+        if position < held:
+            target = max(target, held)
         if target <= position:
             return LakeRefresh(position, position, 0, 0)
-        self._create_layout()
-        remove_leftovers(self.events_dir)
+        self.create_layout()
+        for folder in (self.root, self.events_dir):
+            remove_leftovers(folder)
         written = 0
         log = LogReader(db, target, self.archive)
         try:
@@ -127,8 +139,8 @@ class EventLake:
                 info = self._info(segment)
                 if info is not None and index > position // self.segment_size:
                     # It lay behind a hole, or another refresh has just written it, from a later head.
-                    self._check_same_log(db, [info], head(db))
-                if info is None or info.to < wanted:
+                    self.check_same_log(db, [info], head(db))
+                if info is None or info.outdated or info.to < wanted:
                     write_segment(self.events_dir, segment, segment_rows(log, segment, info, wanted))
                     written += 1
                 if on_progress is not None:
@@ -143,6 +155,7 @@ class EventLake:
         Raises:
             LakeError: the lake does not reach `up_to` yet.
             CorruptFileError: the open tail is damaged.
+            OutdatedFileError: an earlier version of this program wrote it, and nothing refreshed it since.
         """
         held = self.segments()
         position = held[-1].to if held else 0
@@ -153,6 +166,8 @@ class EventLake:
                 "Refresh it first: ledgerlake refresh.",
             )
         needed = [info for info in held if info.segment.first <= wanted]
+        for info in needed:
+            check_format(info)
         # The tail is replaced by every refresh: its rows are taken now. Sealed files never change.
         tail = None if not needed or needed[-1].sealed else read_rows(needed[-1])
         if tail is not None and needed[-1].segment.first + tail.num_rows <= wanted:
@@ -167,15 +182,18 @@ class EventLake:
         """A DuckDB connection with the view `events`, as of `up_to`; see `pin`. Close it after use."""
         return self.pin(up_to).duckdb()
 
-    def _parquet_files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """All Parquet files among the segments, by name, which is the order of their positions."""
         return sorted(self.events_dir.glob("*.parquet"))
 
-    def _is_segment(self, path: Path) -> bool:
+    def segment_of(self, path: Path) -> Segment | None:
+        """The segment that a file of this name holds; None if a lake of this layout has none of that name."""
         first = path.name.removeprefix("events-").partition("-")[0]
-        if not first.isdecimal():
-            return False
+        if not (first.isascii() and first.isdecimal()):
+            return None
         index, rest = divmod(int(first) - 1, self.segment_size)
-        return rest == 0 and path.name == Segment.number(index, self.segment_size).name
+        segment = Segment.number(index, self.segment_size)
+        return segment if rest == 0 and index >= 0 and path.name == segment.name else None
 
     def _info(self, segment: Segment) -> SegmentInfo | None:
         path = self.events_dir / segment.name
@@ -196,7 +214,12 @@ class EventLake:
             self._footers[path] = (version, info)
         return info
 
-    def _check_same_log(self, db: Database[Document], held: list[SegmentInfo], end: int) -> None:
+    def check_same_log(self, db: Database[Document], held: Sequence[SegmentInfo], end: int) -> None:
+        """See that the last of these segments ends with the event that the log has there.
+
+        Raises:
+            LakeError: the lake was made from another database, or one that was restored since.
+        """
         if not held:
             return
         last = held[-1]
@@ -209,13 +232,31 @@ class EventLake:
             " or move the lake (all but its folder archive) and its reports away and refresh.",
         )
 
-    def _check_layout(self) -> None:
+    def create_layout(self) -> None:
+        """Make the lake's folders, and the file that says how it is laid out; bring that up to this format.
+
+        Raises:
+            LakeError: the folder holds a lake with another segment size, or of a newer format.
+        """
+        path = self.root / "lake.json"
+        layout = (json.dumps({"format": FORMAT, "segmentSize": self.segment_size}) + "\n").encode()
+        self.events_dir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_once(path, layout)
+        # Another process may have created it first, with another size; or an earlier version of this
+        # program, which from here on refuses to open what it would not understand.
+        if self._check_layout() < FORMAT:
+            with write_atomically(path) as temp:
+                temp.write_bytes(layout)
+
+    def _check_layout(self) -> int:
+        """The format of the lake; this program's where there is none yet."""
         path = self.root / "lake.json"
         try:
             layout = json.loads(path.read_text())
             size, version = int(layout["segmentSize"]), int(layout["format"])
         except FileNotFoundError:
-            return
+            return FORMAT
         except (ValueError, KeyError, TypeError) as error:
             raise LakeError(
                 f"{path} is damaged ({error!r}).",
@@ -231,10 +272,11 @@ class EventLake:
                 f"Set LEDGERLAKE_SEGMENT_SIZE={size}, or move the lake away, all but its folder archive, to"
                 " build it anew.",
             )
+        return version
 
-    def _create_layout(self) -> None:
-        layout = {"format": FORMAT, "segmentSize": self.segment_size}
-        if not (self.root / "lake.json").exists():
-            self.events_dir.mkdir(parents=True, exist_ok=True)
-            write_once(self.root / "lake.json", (json.dumps(layout) + "\n").encode())
-        self._check_layout()  # another process may have created it first, with another size
+
+def _current(held: Sequence[SegmentInfo]) -> int:
+    """The position up to which segments that follow one another are as this program writes them."""
+    if not held:
+        return 0
+    return next((info.segment.first - 1 for info in held if info.outdated), held[-1].to)

@@ -21,9 +21,12 @@ _LOG: Final = logging.getLogger(__name__)
 def segment_rows(
     log: LogReader, segment: Segment, info: SegmentInfo | None, wanted: int
 ) -> Iterator[pa.Table]:
-    """The segment's rows up to `wanted`: from its file as far as that verifies, then from the log."""
+    """The segment's rows up to `wanted`: from its file as far as that verifies, then from the log.
+
+    All from the log where the file is of an earlier format: it lacks columns.
+    """
     after = segment.first - 1
-    if info is not None:
+    if info is not None and not info.outdated:
         try:
             kept = read_rows(info)
         except CorruptFileError as damage:
@@ -64,3 +67,23 @@ class LogReader:
         if self._stream is not None:
             self._stream.close()
         self._stream = self._rest = None
+
+
+def first_difference(log: LogReader, after: int, rows: pa.Table, end: int) -> str | None:
+    """In words, where rows that follow position `after` first say something else than the log up to `end`.
+
+    Names columns and no values, which may be personal. None: they say the same.
+    """
+    done = 0
+    for expected in log.read(after, min(after + rows.num_rows, end)):
+        part = rows.slice(done, expected.num_rows)
+        done += expected.num_rows
+        if part.equals(expected):
+            continue
+        names = [name for name in part.column_names if not part[name].equals(expected[name])]
+        pairs = zip(part.select(names).to_pylist(), expected.select(names).to_pylist(), strict=True)
+        row, one, other = next((row, *pair) for row, pair in enumerate(pairs) if pair[0] != pair[1])
+        differing = ", ".join(name for name in names if one[name] != other[name])
+        position = expected["position"][row].as_py()
+        return f"says something else of position {position:,} than the log: {differing}"
+    return None

@@ -15,12 +15,21 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from ledgerlake.domain.events import SCHEMA_VERSION
 from ledgerlake.eventstore.columnar import SCHEMA
-from ledgerlake.lake.errors import CorruptFileError, LakeError
+from ledgerlake.lake.errors import CorruptFileError, LakeError, OutdatedFileError
 from ledgerlake.lake.files import exclusive, publish, temporary
-from ledgerlake.lake.parquet import DeterministicWriter, read_footer, read_verified, row_groups
+from ledgerlake.lake.parquet import (
+    DeterministicWriter,
+    read_footer,
+    read_stated,
+    read_verified,
+    row_groups,
+)
 
-FORMAT: Final = 1  # of columns and metadata; a reader refuses a newer one
+# Of columns and metadata. A reader refuses a newer one; an older one is written again from the log.
+# 1: without refund_reference, extra_data, extra_metadata, and hashes of the bytes.
+FORMAT: Final = 2
 
 # (currency, event type) -> (events, sum of minor units); a Python int, so no sum can overflow.
 Totals = dict[tuple[str, str], tuple[int, int]]
@@ -54,6 +63,12 @@ class SegmentInfo:
     last_event_id: str
     totals: Totals
     row_hash: str
+    format: int = FORMAT
+
+    @property
+    def outdated(self) -> bool:
+        """Whether an earlier version of this program wrote it, with other columns."""
+        return self.format < FORMAT
 
     @property
     def sealed(self) -> bool:
@@ -75,14 +90,18 @@ def read_info(folder: Path, segment: Segment) -> SegmentInfo | None:
     """
     path = folder / segment.name
     try:
-        footer = read_footer(path)
+        found, hashed = read_stated(path), True
+        if found is None:
+            found, hashed = read_footer(path, unhashed_too=True).stated, False
     except FileNotFoundError:
         return None
-    found, rows = footer.stated, footer.rows
     try:
-        if int(found["format"]) > FORMAT:
+        version = int(found["format"])
+        if version > 1 and not hashed:
+            raise CorruptFileError(f"{path} does not state the hash of its footer.")
+        if version > FORMAT:
             raise LakeError(
-                f"{path} has format {found['format']}, this program knows up to {FORMAT}.",
+                f"{path} has format {version}, this program knows up to {FORMAT}.",
                 "Use the newer program that wrote it.",
             )
         info = SegmentInfo(
@@ -92,22 +111,25 @@ def read_info(folder: Path, segment: Segment) -> SegmentInfo | None:
             last_event_id=found["last_event_id"],
             totals=_parse_totals(found["totals"]),
             row_hash=found["row_hash"],
+            format=version,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise CorruptFileError(f"{path} lacks the metadata of a segment ({error!r}).") from error
-    if info.segment != segment or not segment.first <= info.to <= segment.last or info.events != rows:
-        raise CorruptFileError(f"{path} states positions {info.segment.first} to {info.to} in {rows} rows.")
+    if info.segment != segment or not segment.first <= info.to <= segment.last:
+        raise CorruptFileError(f"{path} states positions {info.segment.first} to {info.to}.")
     return info
 
 
 def read_rows(info: SegmentInfo) -> pa.Table:
-    """All rows of a segment file, with checksums, row hash, positions and control sums verified.
+    """All rows of a segment file, with checksums, hashes, positions and control sums verified.
 
     The file may have grown since `info` was read; then the rows it has now are returned.
 
     Raises:
         CorruptFileError: something does not fit.
+        OutdatedFileError: an earlier version of this program wrote it.
     """
+    check_format(info)
     table = read_verified(info.path, SCHEMA)
     positions = table["position"].to_numpy()
     first = info.segment.first
@@ -117,6 +139,19 @@ def read_rows(info: SegmentInfo) -> pa.Table:
     if len(positions) == info.events and totals_of(table) != info.totals:
         raise CorruptFileError(f"{info.path} does not hold the amounts that its control sums state.")
     return table
+
+
+def check_format(info: SegmentInfo) -> None:
+    """See that the file has the columns that this program reads.
+
+    Raises:
+        OutdatedFileError: an earlier version of this program wrote it.
+    """
+    if info.outdated:
+        raise OutdatedFileError(
+            f"{info.path} has format {info.format}, this program reads format {FORMAT}.",
+            "`ledgerlake refresh` writes it again from the log, and so does `ledgerlake lake rebuild`.",
+        )
 
 
 def write_segment(folder: Path, segment: Segment, tables: Iterable[pa.Table]) -> SegmentInfo:
@@ -145,7 +180,7 @@ def write_segment(folder: Path, segment: Segment, tables: Iterable[pa.Table]) ->
         # file system without locks it may; the reader notices and the next refresh heals it.
         with exclusive(folder / ".publish.lock"):
             current = _valid_info(folder, segment)
-            if current is not None and current.to > info.to:
+            if current is not None and not current.outdated and current.to > info.to:
                 return current
             publish(temp, path)
     return info
@@ -192,6 +227,7 @@ def _metadata(info: SegmentInfo) -> dict[str, str]:
     return {
         "kind": "event_segment",
         "format": str(FORMAT),
+        "schema_version": str(SCHEMA_VERSION),
         "from": str(info.segment.first),
         "to": str(info.to),
         "segment_last": str(info.segment.last),

@@ -13,8 +13,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from ledgerlake.settings import TOKEN_PREFIX
+
 # Every text that begins so is taken for a token, of whatever version.
-PREFIX: Final = "pii:"
+PREFIX: Final = TOKEN_PREFIX
 
 _VERSION: Final = f"{PREFIX}1:"
 _TOKEN: Final = re.compile(rf"{_VERSION}([0-9a-f]{{32}}):([A-Za-z0-9_-]+)")
