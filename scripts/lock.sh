@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes constraints.txt: exact versions with hashes, for every platform and Python that pyproject.toml allows.
-# Versions pinned already stay unless they no longer fit; --upgrade takes the newest.
+# Writes constraints.txt and constraints-spark.txt: exact versions with hashes, for every platform and Python that
+# pyproject.toml allows. Versions pinned already stay unless they no longer fit; --upgrade takes the newest.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -8,11 +8,19 @@ tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 .venv/bin/python -m venv "$tools/venv"
 "$tools/venv/bin/python" -m pip install --quiet uv
-"$tools/venv/bin/uv" pip compile --quiet --universal --generate-hashes --no-config \
-    --extra embedded --extra dev --python-version 3.11 \
-    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-    "$@" --output-file constraints.txt pyproject.toml
-if grep -nE '://|^ *--(index|extra-index|find-links|trusted)' constraints.txt; then
-    echo "make: constraints.txt names an index or a path (above), which other machines lack" >&2
-    exit 1
-fi
+compile() { # $1: the file to write; the rest goes to uv
+    "$tools/venv/bin/uv" pip compile --quiet --universal --generate-hashes --no-config --python-version 3.11 \
+        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file "$@" pyproject.toml
+    if grep -nE '://|^ *--(index|extra-index|find-links|trusted)' "$1"; then
+        echo "make: $1 names an index or a path (above), which other machines lack" >&2
+        exit 1
+    fi
+}
+
+compile constraints.txt --extra embedded --extra dev "$@"
+# What Spark needs beyond them, and only that (scripts/setup_spark.sh says why).
+names=$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' constraints.txt | sort -u)
+# shellcheck disable=SC2086 # words are meant
+compile constraints-spark.txt --extra spark --constraint constraints.txt $names "$@"
+sed -i.bak '/^# The following packages were excluded/,$d' constraints-spark.txt
+rm constraints-spark.txt.bak

@@ -101,7 +101,7 @@ def lake_tables(
     started = time.monotonic()
     with at_work(context), ledger.open() as opened:
         before = positions(opened).assets
-        done = refresh_tables(opened.lake)
+        done = refresh_tables(opened.lake, opened.engine)
         seconds = time.monotonic() - started
         for name, part in (("lake_statistics", "statistics"), ("lake_trends", "trends")):
             written = [path.name for path in done.files if path.parent.name == part]

@@ -20,7 +20,7 @@ from ledgerlake.eventstore.columnar import AMOUNT, scale
 from ledgerlake.lake.errors import LakeError
 
 if TYPE_CHECKING:
-    import duckdb
+    from ledgerlake.lake.engines import Connection
 
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 # An average has two decimals more than the currency, which has at most four.
@@ -50,10 +50,8 @@ class Definition:
             text = text.replace("{" + mark + "}", _text(value) if value.endswith(".sql") else value)
         return text
 
-    def run(
-        self, connection: duckdb.DuckDBPyConnection, parameters: Mapping[str, Any] | None = None
-    ) -> pa.Table:
-        """The result on a connection that has the view `events`.
+    def run(self, connection: Connection, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """The result on an engine's connection, which has the view `events`.
 
         Raises:
             LakeError: a sum exceeds 64 bits, or a required column has a null (an unknown event type).
@@ -61,7 +59,7 @@ class Definition:
         return self.declare(connection.sql(self.sql, params=parameters).to_arrow_table())
 
     def stream(
-        self, connection: duckdb.DuckDBPyConnection, parameters: Mapping[str, Any], rows: int
+        self, connection: Connection, parameters: Mapping[str, Any], rows: int
     ) -> Generator[pa.Table, None, None]:
         """The result of `run` in tables of up to `rows` rows, for results that memory should not hold."""
         with connection.sql(self.sql, params=parameters).to_arrow_reader(rows) as reader:

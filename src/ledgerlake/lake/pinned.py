@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from ledgerlake.eventstore.columnar import SCHEMA
+from ledgerlake.lake.errors import UnansweredError
 from ledgerlake.lake.segments import SegmentInfo, read_rows
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class PinnedLake:
 
         try:
             yield
-        except (duckdb.Error, pa.ArrowException, OSError):
+        except (duckdb.Error, UnansweredError, pa.ArrowException, OSError):
             for info in self.sealed:
                 read_rows(info)
             raise

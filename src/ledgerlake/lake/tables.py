@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ledgerlake.lake.definitions import STATES, STATISTICS, TRENDS, Definition
+from ledgerlake.lake.engines import DUCKDB, Engine
 from ledgerlake.lake.errors import CorruptFileError, LakeError
 from ledgerlake.lake.files import exclusive, remove_leftovers, write_atomically
 from ledgerlake.lake.parquet import read_footer, write_table
@@ -34,7 +35,7 @@ class TablesRefresh:
     files: tuple[Path, ...]
 
 
-def refresh_tables(lake: EventLake) -> TablesRefresh:
+def refresh_tables(lake: EventLake, engine: Engine = DUCKDB) -> TablesRefresh:
     """Compute every table as of the lake's position. Writes nothing if they show it already.
 
     Each file is replaced atomically; all of them have the position in their metadata. Safe to repeat
@@ -42,6 +43,7 @@ def refresh_tables(lake: EventLake) -> TablesRefresh:
 
     Raises:
         LakeError, CorruptFileError: the lake can not be read.
+        EngineError: the engine can not be reached.
     """
     with exclusive(lake.root / ".tables.lock"):
         pinned = lake.pin()
@@ -59,7 +61,7 @@ def refresh_tables(lake: EventLake) -> TablesRefresh:
             return TablesRefresh(pinned.position, ())
         for folder in {(lake.root / path).parent for path in TABLES}:
             remove_leftovers(folder)
-        with pinned.naming_damage(), pinned.duckdb() as connection:
+        with pinned.naming_damage(), engine.connect(pinned) as connection:
             for path in stale:
                 table = TABLES[path].run(connection)
                 _check_complete(TABLES[path], table, pinned)

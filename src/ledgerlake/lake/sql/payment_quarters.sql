@@ -2,7 +2,7 @@
 -- Amounts are minor units of the currency.
 SELECT
   organization_id,
-  TIME_BUCKET(INTERVAL 15 MINUTE, occurred_at) AS quarter,
+  DATE_TRUNC('hour', occurred_at) + EXTRACT(MINUTE FROM occurred_at) // 15 * INTERVAL 15 MINUTE AS quarter,
   currency,
   CASE event_type
     WHEN 'PaymentProcessed' THEN 'completed'

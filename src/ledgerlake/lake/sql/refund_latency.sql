@@ -9,7 +9,7 @@ refunded AS (
     organization_id,
     currency,
     CAST(DATE_TRUNC('day', completed_at) AS DATE) AS day,
-    EPOCH_MS(first_refund_at) - EPOCH_MS(completed_at) AS latency
+    DATE_DIFF('millisecond', completed_at, first_refund_at) AS latency
   FROM payments
   WHERE completed_at IS NOT NULL AND first_refund_at IS NOT NULL
 )
