@@ -158,7 +158,7 @@ def _next(ledger: LedgerLake, organizations: Sequence[str]) -> list[tuple[str, s
         ]
         if months:
             month = max(row.period for row in months).strftime("%Y-%m")
-            commands.append((f"{tool} report billing --month {month} --out reports", "a month's bill"))
+            commands.append((f"{tool} report billing --period {month} --out reports", "a month's bill"))
     return [
         *commands,
         (f"{tool} verify", "do log, read models and Parquet agree?"),

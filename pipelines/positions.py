@@ -49,7 +49,7 @@ def positions(ledger: LedgerLake) -> Positions:
     from ledgerlake.lake.tables import TABLES
     from ledgerlake.notebook import page_position
     from ledgerlake.projections import PROJECTIONS, checkpoint
-    from ledgerlake.reports.refresh import read_checkpoint
+    from ledgerlake.reports.refresh import read_checkpoint, usable
 
     def table(path: str) -> int:
         try:
@@ -63,7 +63,9 @@ def positions(ledger: LedgerLake) -> Positions:
         "event_lake": ledger.lake.position(),
         "lake_statistics": min(table(path) for path in TABLES if path.startswith("statistics/")),
         "lake_trends": min(table(path) for path in TABLES if path.startswith("trends/")),
-        "billing_reports": read_checkpoint(ledger.settings.reports_dir).position,
+        "billing_reports": usable(
+            read_checkpoint(ledger.settings.reports_dir), ledger.periods.books()
+        ).position,
         "payment_trends_notebook": page_position(notebook_page(ledger.settings)) or 0,
     }
     return Positions(head(ledger.db), assets)

@@ -24,8 +24,8 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
     owners=OWNERS,
     pool="billing_reports",
     retry_policy=TRY_AGAIN,
-    description="Monthly billing reports per organization, itemised and summary. Months with new events "
-    "are written again.",
+    description="Billing reports per organization, itemised and summary: drafts of the months that are not "
+    "closed. What new events change is written again.",
 )
 def billing_reports(
     context: dg.AssetExecutionContext, ledger: dg.ResourceParam[Ledger]
@@ -37,7 +37,9 @@ def billing_reports(
     started = time.monotonic()
     out = ledger.settings.reports_dir
     with at_work(context), ledger.open() as opened:
-        done = refresh_billing(opened.lake, out, on_progress=progress(context))
+        done = refresh_billing(
+            opened.lake, out, opened.periods.books(), on_progress=progress(context), engine=opened.engine
+        )
         metadata = advanced(
             context,
             name="billing_reports",

@@ -7,7 +7,7 @@ in one way. Parts are made when first asked for: a query needs no committer, a c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ledgerlake.eventstore.store import EventStore
     from ledgerlake.ingest.importer import ImportProgress, ImportSummary
     from ledgerlake.lake.archive import EventArchive
+    from ledgerlake.lake.engines import Engine
     from ledgerlake.lake.event_lake import EventLake, LakeRefresh
     from ledgerlake.lake.retention import Archived
     from ledgerlake.privacy import Forgotten, Protection
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from ledgerlake.queries.freshness import Freshness
     from ledgerlake.queries.redis_cache import RedisAnswers
     from ledgerlake.reconciliation import NotedHead, Verification
+    from ledgerlake.reconciliation.gate import Gate
+    from ledgerlake.reports.close import Periods, Revision
+    from ledgerlake.reports.rates import Rates
+    from ledgerlake.reports.verify import VerifiedReports
     from ledgerlake.subscriptions.subscriptions import Subscriptions
     from ledgerlake.telemetry import Telemetry
 
@@ -344,6 +349,72 @@ class LedgerLake:
 
         return EventArchive(self.settings.lake_dir)
 
+    @cached_property
+    def engine(self) -> Engine:
+        """What computes tables and reports from the lake."""
+        from ledgerlake.lake.engines import engine_of
+
+        return engine_of(self.settings)
+
+    @cached_property
+    def gate(self) -> Gate:
+        """Lets a report be published, or says what in it is not what the log says."""
+        from ledgerlake.reconciliation.gate import Gate
+
+        return Gate(self.db, self.lake)
+
+    @cached_property
+    def periods(self) -> Periods:
+        """The months of the books: what is closed, and reopening."""
+        from ledgerlake.reports.close import Periods
+
+        out, zone = self.settings.reports_dir, self.settings.books_zone
+        return Periods(self.db, self.lake, out, zone, self.gate, self.engine)
+
+    def close_period(
+        self,
+        period: str,
+        *,
+        by: str,
+        through: bool = False,
+        formats: Sequence[str] = ("parquet",),
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> list[Revision]:
+        """Close a month of the books: all is brought up, reconciled with the log, and written for good.
+
+        See `reports.close.Periods.close` for what it does and raises.
+        """
+        from ledgerlake.lake.tables import refresh_tables
+
+        def reporter(name: str) -> Callable[[int, int], None]:
+            def report(done: int, total: int) -> None:
+                if on_progress is not None:
+                    on_progress(Progress(name, done, total))
+
+            return report
+
+        self.periods.books()  # in another zone, nothing is to be done first
+        self.lake.refresh(self.db, on_progress=reporter("event_lake"))
+        # Pinned before the projections move: so each comes as far at least.
+        position = self.lake.position()
+        for name, projection in self.projections.items():
+            self._bring_up(projection, reporter(name))
+        refresh_tables(self.lake, self.engine)
+        return self.periods.close(
+            period, position, by=by, through=through, formats=formats, on_progress=reporter("periods")
+        )
+
+    def verify_reports(self, folder: Path, rates: Rates | None = None) -> VerifiedReports:
+        """Whether the reports in a folder are as they were written, and say what lake and log say.
+
+        See `reports.verify.verify_reports`. `rates` are those of the reports that were converted.
+        """
+        from ledgerlake.reports.verify import verify_reports
+
+        found = verify_reports(folder, self.lake, self.periods.books(), rates)
+        differences = self.gate.lake(found.position) if found.position <= self.lake.position() else []
+        return replace(found, differences=(*found.differences, *differences))
+
     def import_file(
         self, path: Path, on_progress: Callable[[ImportProgress], None] | None = None
     ) -> ImportSummary:
@@ -457,8 +528,8 @@ class LedgerLake:
         from ledgerlake.reports import refresh_billing
 
         refreshed = self.lake.refresh(self.db, on_progress=on_progress)
-        refresh_tables(self.lake)
-        refresh_billing(self.lake, self.settings.reports_dir)
+        refresh_tables(self.lake, self.engine)
+        refresh_billing(self.lake, self.settings.reports_dir, self.periods.books(), engine=self.engine)
         return refreshed
 
     def rebuild_projection(

@@ -20,6 +20,10 @@ Everything comes from environment variables, each with a default that works on a
 | LEDGERLAKE_CACHE_MB         | 64         | megabytes of memory for them                                |
 | LEDGERLAKE_CACHE_SECONDS    | 300        | how long an answer is kept at most, in Redis too            |
 | LEDGERLAKE_REDIS_URL        | (none)     | a Redis that processes share answers in; none: none         |
+| LEDGERLAKE_ENGINE           | duckdb     | what computes tables and reports from the lake, or spark    |
+| LEDGERLAKE_SPARK_URL        | local[*]   | a Spark master, or sc://HOST:PORT for Spark Connect         |
+| LEDGERLAKE_SPARK_LAKE       | (none)     | where Spark finds the lake; none: where it lies here        |
+| LEDGERLAKE_BOOKS_ZONE       | UTC        | IANA zone whose months are closed; fixed by the first close |
 | LEDGERLAKE_PERSONAL_FIELDS  | (none)     | fields of events kept under a key per person, by commas     |
 | LEDGERLAKE_MASTER_KEY       | (none)     | 32 bytes in base64 that these keys are wrapped by           |
 | LEDGERLAKE_TELEMETRY        | off        | spans and metrics: off, console (stderr), otlp              |
@@ -38,13 +42,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from ledgerlake.errors import LedgerLakeError
 
 _RESERVED_DATABASES = frozenset({"admin", "local", "config"})
 _FORBIDDEN_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
+ENGINES = ("duckdb", "spark")
 # A command's free details about a person: always personal, whatever else is declared.
 FREE_DETAILS = "metadata.personal"
+# What stands in the place of a personal value begins so, and nothing else may.
+TOKEN_PREFIX = "pii:"  # noqa: S105 - no password
 _STANDARD_BASE64 = str.maketrans("-_", "+/")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FIELD = re.compile(r"(eventData|metadata)(\.[A-Za-z0-9_-]+)+")
@@ -86,6 +94,10 @@ class Settings:
     cache_mb: int = 64
     cache_seconds: int = 300
     redis_url: str | None = field(default=None, repr=False)
+    engine: str = "duckdb"
+    spark_url: str = field(default="local[*]", repr=False)
+    spark_lake: str | None = None
+    books_zone: str = "UTC"
     # Free personal details always are; what else is, the variable says.
     personal_fields: tuple[str, ...] = (FREE_DETAILS,)
     master_key: bytes | None = field(default=None, repr=False)
@@ -112,6 +124,10 @@ class Settings:
             cache_mb=_count(environ, "LEDGERLAKE_CACHE_MB", 64, 1, 100_000),
             cache_seconds=_count(environ, "LEDGERLAKE_CACHE_SECONDS", 300, 1, 86_400),
             redis_url=_redis_url(environ),
+            engine=_one_of(environ, "LEDGERLAKE_ENGINE", ENGINES) or "duckdb",
+            spark_url=environ.get("LEDGERLAKE_SPARK_URL") or "local[*]",
+            spark_lake=environ.get("LEDGERLAKE_SPARK_LAKE") or None,
+            books_zone=_zone(environ),
             personal_fields=_personal_fields(environ),
             master_key=_master_key(environ),
             telemetry=_one_of(environ, "LEDGERLAKE_TELEMETRY", ("off", "console", "otlp")) or "off",
@@ -212,6 +228,19 @@ def _projections(environ: Mapping[str, str]) -> tuple[str, ...]:
                 "Name each as package.module:NAME, by commas.",
             )
     return paths
+
+
+def _zone(environ: Mapping[str, str]) -> str:
+    name = environ.get("LEDGERLAKE_BOOKS_ZONE") or "UTC"
+    try:
+        if name == "localtime":  # another one on the next machine
+            raise ValueError
+        ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        raise SettingsError(
+            f"LEDGERLAKE_BOOKS_ZONE={name!r} is no IANA time zone.", "Set it to a name such as Europe/Berlin."
+        ) from None
+    return name
 
 
 def _personal_fields(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ from ledgerlake.cli import (
     status,
     writes,
 )
+from ledgerlake.cli.lake import lake_app
+from ledgerlake.cli.period import period_app
 from ledgerlake.cli.report import report_app
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.mongo.cli import mongo_app
@@ -45,6 +47,8 @@ history.register(app)
 privacy.register(app)
 retention.register(app)
 app.command("simulate")(simulate_command)
+app.add_typer(lake_app, name="lake")
+app.add_typer(period_app, name="period")
 app.add_typer(report_app, name="report")
 app.add_typer(mongo_app, name="mongo")
 

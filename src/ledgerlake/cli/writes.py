@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ledgerlake.cli.engine import EngineName, SparkUrl, with_engine
 from ledgerlake.cli.render import AsJson, console, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -224,20 +225,24 @@ def refresh(
     lake_every: Annotated[
         float, typer.Option(min=0.1, help="With --follow: seconds between refreshes of lake and reports.")
     ] = LAKE_SECONDS,
+    engine: EngineName = None,
+    url: SparkUrl = None,
     json: AsJson = False,
 ) -> None:
     """Bring projections, lake, tables and billing reports up to the head of the log, without Dagster."""
     from ledgerlake.application import LedgerLake
+    from ledgerlake.settings import Settings
 
+    settings = with_engine(Settings.from_env(), engine, url)
     if follow and json:
         raise typer.BadParameter("`status --watch --json` tells how far it is.", param_hint="--follow --json")
     if follow:
         from ledgerlake.cli.follow import follow as follow_the_log
 
-        with LedgerLake.open() as ledger:
+        with LedgerLake.open(settings) as ledger:
             follow_the_log(ledger, lake_every)
         return
-    with LedgerLake.open() as ledger, progress_bar(quiet=json) as bar:
+    with LedgerLake.open(settings) as ledger, progress_bar(quiet=json) as bar:
         done = ledger.refresh(lambda p: bar(p.name, p.done, p.total))
     if json:
         print_json(done)

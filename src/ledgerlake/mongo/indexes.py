@@ -29,6 +29,7 @@ PARKED_EVENTS = "parked_events"
 LOG_CHAIN = "log_chain"
 PERSONAL_KEYS = "personal_keys"
 SNAPSHOTS = "snapshots"
+PERIODS = "billing_periods"
 
 _NAMESPACE_EXISTS = 48
 
@@ -44,6 +45,7 @@ COLLECTIONS = (
     PARKED_EVENTS,
     PERSONAL_KEYS,
     SNAPSHOTS,
+    PERIODS,
 )
 
 

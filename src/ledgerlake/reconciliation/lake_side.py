@@ -13,7 +13,7 @@ import pyarrow as pa
 from ledgerlake.domain.events import EVENT_STATUS
 from ledgerlake.eventstore.bson_columns import Kind
 from ledgerlake.lake.definitions import STATES, TRENDS
-from ledgerlake.lake.errors import CorruptFileError
+from ledgerlake.lake.errors import CorruptFileError, OutdatedFileError
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.parquet import read_footer, read_verified
 from ledgerlake.lake.pinned import connect
@@ -76,7 +76,7 @@ def check_segments(log: Log, lake: EventLake, position: int) -> Check:
     def damage(info: SegmentInfo) -> str | None:
         try:
             read_rows(info)
-        except CorruptFileError as error:
+        except (CorruptFileError, OutdatedFileError) as error:
             return str(error)
         return None
 

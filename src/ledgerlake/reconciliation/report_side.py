@@ -1,29 +1,43 @@
-"""Billing reports against the lake."""
+"""Billing reports against the lake: the drafts of open months, and every revision of closed ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
-from ledgerlake.lake.errors import CorruptFileError, LakeError
+import pyarrow.parquet as pq
+
+from ledgerlake.lake.errors import LakeError
 from ledgerlake.lake.files import exclusive
-from ledgerlake.lake.parquet import read_footer, read_verified
 from ledgerlake.reconciliation.lake_side import LakeViews
 from ledgerlake.reconciliation.log import Log
 from ledgerlake.reconciliation.model import Check
 from ledgerlake.reconciliation.read_side import as_of, of_part
-from ledgerlake.reports.billing_definition import ITEMISED_FILE, SUMMARY, totals_of_lines, totals_of_summary
-from ledgerlake.reports.month import Month
-from ledgerlake.reports.monthly import LOCK
+from ledgerlake.reports.billing_definition import SUMMARY_FILE, SUMMARY_FX
+from ledgerlake.reports.bookings import summaries
+from ledgerlake.reports.books import Books, read_books
+from ledgerlake.reports.checking import check_report, check_revision
+from ledgerlake.reports.manifest import DEFINITIONS, TABLES, Manifest, books_of, interval_of
 from ledgerlake.reports.refresh import read_checkpoint
+from ledgerlake.reports.revisions import DRAFT
 from ledgerlake.reports.slug import slug
+from ledgerlake.reports.writer import LOCK
+
+# Organization, currency, category.
+_Key: TypeAlias = tuple[str, str, str]
+
+_PART: Final = "billing reports"
+_COMPARED: Final = [
+    each.name for each in SUMMARY_FILE if each.name not in {other.name for other in SUMMARY_FX}
+]
 
 
 def check_reports(log: Log, views: LakeViews, reports: Path) -> Check:
-    """Every report that the folder's checkpoint names: undamaged, lines = summary, and summary = lake.
+    """Every draft that the folder's checkpoint names, and every revision: undamaged, and what the lake says.
 
-    A report whose month had no event since it was written must equal the lake as of the checkpoint, too.
+    A draft whose month had no event since it was written must equal the lake as of the checkpoint, too. A
+    revision must be the one that was closed.
     """
     found = _check(log, views, reports)
     if found.ok or not reports.is_dir():
@@ -37,98 +51,101 @@ def check_reports(log: Log, views: LakeViews, reports: Path) -> Check:
 
 
 def _check(log: Log, views: LakeViews, reports: Path) -> Check:
-    name = part = "billing reports"
     known = read_checkpoint(reports)
-    if known.position == 0:
-        return of_part(log, name, part, 0, [], detail="not built yet")
-    expected = _Expected(views)
-    rows_of = expected.at(known.position, known.months)
+    books = read_books(log.db)
+    if known.position == 0 and not books.entries:
+        return of_part(log, _PART, _PART, 0, [], detail="not built yet")
     differences: list[str] = []
-    count = 0
-    for month, slugs in sorted(known.months.items()):
-        rows: list[dict[str, Any]] = []
-        unusable: set[str] = set()
-        for each in slugs:
-            folder = reports / month / each
-            count += 1
-            try:
-                rows += _read(folder, expected, known.position, month)
-            except (CorruptFileError, OSError) as error:
-                unusable.add(each)
-                differences.append(str(error))
-            except (LakeError, _Unequal) as error:
-                unusable.add(each)
-                differences.append(f"{folder}: {error}")
-        # What can not be used is told already, and says nothing about the month's other reports.
-        usable = [row for row in rows_of[month] if slug(row["organization_id"]) not in unusable]
-        differences += _summary_differences(month, usable, rows)
-    detail = f"{count:,} reports, {as_of(log, known.position)}"
-    return of_part(log, name, part, known.position, differences, detail=detail)
+    # A draft goes when its month is closed, and comes with the first refresh after it is reopened.
+    since = {entry.period for entry in books.entries[known.entries :]}
+    folders = {
+        reports / month / DRAFT / each: True
+        for month, slugs in known.months.items()
+        for each in slugs
+        if month not in since
+    }
+    for entry in books.entries:
+        revision = reports / entry.folder
+        if entry.action == "close" and not revision.is_dir():
+            differences.append(f"{revision} is missing: `ledgerlake refresh` writes it")
+        elif entry.action == "close":
+            differences += check_revision(revision, books)
+            folders |= {each: False for each in revision.iterdir() if each.is_dir()}
+    then = Books(books.zone, books.entries[: known.entries])
+    usable: dict[Path, tuple[Manifest, int, Books]] = {}
+    for folder, draft in folders.items():
+        manifest, wrong = check_report(folder)
+        differences += [f"{folder}: {each}" for each in wrong]
+        if manifest is None or wrong or manifest.facts["definitions"] != DEFINITIONS:
+            continue
+        position = int(manifest.facts["position"])
+        if draft and position <= known.position:
+            usable[folder] = (manifest, known.position, then)
+        else:
+            usable[folder] = (manifest, position, books_of(manifest.facts))
+    differences += _differences(views, usable, (known.position, then), known.months)
+    detail = f"{len(folders):,} reports, {as_of(log, known.position)}"
+    return of_part(log, _PART, _PART, known.position, differences, detail=detail)
 
 
-class _Expected:
-    """Summaries as the lake has them, computed once per position and month."""
-
-    def __init__(self, views: LakeViews) -> None:
-        self._views = views
-        self._known: dict[tuple[int, str], list[dict[str, Any]]] = {}
-
-    def at(self, position: int, months: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        """The rows of each month as of a position."""
-        wanted = list(months)
-        missing = [month for month in wanted if (position, month) not in self._known]
-        if missing:
-            with self._views.at(position) as connection:
-                for text in missing:
-                    month = Month.parse(text)
-                    parameters = {"start": month.start, "end": month.end, "organization": None}
-                    self._known[position, text] = SUMMARY.run(connection, parameters).to_pylist()
-        return {month: self._known[position, month] for month in wanted}
-
-
-class _Unequal(Exception):
-    """A finding about one report."""
-
-
-def _read(folder: Path, expected: _Expected, position: int, month: str) -> list[dict[str, Any]]:
-    """The report's summary rows as of `position`, or what the lake says if the report is newer and agrees."""
-    itemised, summary = folder / "itemised.parquet", folder / "summary.parquet"
-    stated = [read_footer(path).stated for path in (itemised, summary)]
-    try:
-        written = {int(each["position"]) for each in stated}
-        organization = stated[0]["organization"]
-    except (KeyError, ValueError):
-        raise _Unequal("the files do not say whose they are, or as of which position") from None
-    if len(written) > 1:
-        raise _Unequal(f"lines and summary are as of different positions {sorted(written)}")
-    rows: list[dict[str, Any]] = read_verified(summary, SUMMARY.schema).to_pylist()
-    lines = read_verified(itemised, ITEMISED_FILE)
-    if {each.currency: each for each in totals_of_summary(rows)} != totals_of_lines(lines):
-        raise _Unequal("the lines do not add up to the summary")
-    newer = max(written)
-    if newer <= position:
-        return rows
-    if rows != [r for r in expected.at(newer, [month])[month] if r["organization_id"] == organization]:
-        raise _Unequal(f"the summary is not what the lake says as of position {newer}")
-    return [r for r in expected.at(position, [month])[month] if r["organization_id"] == organization]
-
-
-def _summary_differences(
-    month: str, expected: list[dict[str, Any]], found: list[dict[str, Any]]
+def _differences(
+    views: LakeViews,
+    reports: Mapping[Path, tuple[Manifest, int, Books]],
+    as_known: tuple[int, Books],
+    months: Mapping[str, tuple[str, ...]],
 ) -> list[str]:
-    def keyed(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-        return {(row["organization_id"], row["currency"]): row for row in rows}
+    """Summaries against the lake, each as of the position and by the books that are given with it.
 
-    one, other = keyed(expected), keyed(found)
-    return [
-        f"{month}, organization {key[0]!r}, {key[1]}:"
-        f" lake {_text(one.get(key))}, report {_text(other.get(key))}"
-        for key in sorted({*one, *other})
-        if one.get(key) != other.get(key)
-    ]
+    As of the position and books `as_known`, everybody has a report in `months` whom the lake has one for.
+    """
+    groups: dict[tuple[int, Books], list[Path]] = {}
+    for folder, (_, position, books) in reports.items():
+        groups.setdefault((position, books), []).append(folder)
+    differences = []
+    for (position, books), folders in groups.items():
+        intervals = {
+            interval.label: interval for interval in (interval_of(reports[each][0].facts) for each in folders)
+        }
+        try:
+            with views.at(position) as connection:
+                tables = summaries(connection, books, list(intervals.values()))
+        except LakeError as error:
+            differences.append(str(error))
+            continue
+        expected = {label: _keyed(table.to_pylist()) for label, table in zip(intervals, tables, strict=True)}
+        if (position, books) == as_known:
+            differences += [
+                f"{label}, organization {organization!r}: the lake has a report, here is none"
+                for label in intervals
+                for organization in sorted({key[0] for key in expected[label]})
+                if slug(organization) not in months.get(label, ())
+            ]
+        for folder in folders:
+            facts = reports[folder][0].facts
+            label, organization = facts["interval"]["label"], facts["organization"]
+            found = _keyed(pq.ParquetFile(folder / TABLES[1]).read().to_pylist())
+            rows = {key: row for key, row in expected[label].items() if key[0] == organization}
+            wrong = [key for key in sorted({*rows, *found}) if rows.get(key) != found.get(key)]
+            if wrong:
+                key, more = wrong[0], f"; and {len(wrong) - 1} more rows" if len(wrong) > 1 else ""
+                differences.append(
+                    f"{folder}, organization {organization!r}, {' '.join(key[1:])}:"
+                    f" lake {_text(rows.get(key))}, report {_text(found.get(key))}{more}"
+                )
+    return differences
+
+
+def _keyed(rows: Iterable[dict[str, Any]]) -> dict[_Key, dict[str, Any]]:
+    return {
+        (row["organization_id"], row["currency"], row["category"]): {name: row[name] for name in _COMPARED}
+        for row in rows
+    }
 
 
 def _text(row: dict[str, Any] | None) -> str:
     if row is None:
         return "nothing"
-    return f"gross {row['gross']} refunded {row['refunded']} net {row['net']} failed {row['failed']}"
+    return (
+        f"count {row['count']} gross {row['gross']} refunded {row['refunded']} net {row['net']}"
+        f" failed {row['failed']} opening {row['opening']} closing {row['closing']}"
+    )

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from ledgerlake.reports.billing import billing
 from ledgerlake.reports.billing_definition import BillingTotals
 from ledgerlake.reports.errors import ReportError
-from ledgerlake.reports.monthly import BillingReport, billing
+from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.refresh import BillingRefresh, refresh_billing
+from ledgerlake.reports.spec import ReportSpec
+from ledgerlake.reports.writer import BillingReport
 
-__all__ = ["BillingRefresh", "BillingReport", "BillingTotals", "ReportError", "billing", "refresh_billing"]
+__all__ = [
+    "BillingRefresh",
+    "BillingReport",
+    "BillingTotals",
+    "Interval",
+    "ReportError",
+    "ReportSpec",
+    "billing",
+    "refresh_billing",
+]

@@ -1,35 +1,55 @@
-"""Keeping a folder of monthly billing reports up to date with the lake."""
+"""Keeping the drafts of the months that are not closed up to date with the lake."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ledgerlake.lake.engines import DUCKDB, Connection, Engine
 from ledgerlake.lake.files import exclusive, remove_leftovers, write_atomically
 from ledgerlake.reports.billing_definition import ITEMISED, SUMMARY, BillingTotals
+from ledgerlake.reports.bookings import booked
+from ledgerlake.reports.books import BEGINNING, EMPTY_BOOKS, Books
 from ledgerlake.reports.errors import ReportError
-from ledgerlake.reports.month import Month
-from ledgerlake.reports.monthly import LOCK, OnProgress, write_month
+from ledgerlake.reports.interval import Interval
+from ledgerlake.reports.manifest import MANIFEST, TABLES
+from ledgerlake.reports.revisions import DRAFT, complete_revisions
 from ledgerlake.reports.slug import slug
+from ledgerlake.reports.spec import ReportSpec
+from ledgerlake.reports.writer import LOCK, BillingReport, OnProgress, Target, write_targets
 
 if TYPE_CHECKING:
-    import duckdb
-
     from ledgerlake.lake.event_lake import EventLake
     from ledgerlake.lake.pinned import PinnedLake
 
 CHECKPOINT: Final = "checkpoint.json"
 _DEFINITIONS: Final = f"{ITEMISED.version}.{SUMMARY.version}"
 
+# A day in UTC has a part in at most two months of any zone: those of its first and its last movement.
+_BOOKED_AFTER: Final = """
+SELECT organization_id, MIN(booked_at) AS first, MAX(booked_at) AS last
+FROM (
+  SELECT organization_id, GREATEST(occurred_at, frontier) AS booked_at
+  FROM events
+  JOIN frontiers
+    ON events.position > frontiers.after
+    AND events.position <= frontiers.up_to
+  WHERE position > $after
+) AS bookings
+GROUP BY organization_id, DATE_TRUNC('day', booked_at)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class BillingRefresh:
-    """What a refresh of the reports did: positions before and after, and the months written.
+    """What a refresh of the reports did: positions before and after, and the months whose drafts it wrote.
 
-    `lines` and `totals` (sums per currency) are those of the months written.
+    `lines` and `totals` (sums per currency) are those of the reports written.
     """
 
     from_position: int
@@ -42,60 +62,71 @@ class BillingRefresh:
 
 @dataclass(frozen=True, slots=True)
 class ReportsCheckpoint:
-    """What a folder of reports shows: up to which event, and which month has reports of whom."""
+    """What the drafts show: up to which event, by how many entries of the books in which zone, and of whom.
+
+    `months` has the folders of each month's draft. Position 0 says that they are of no use any more.
+    """
 
     position: int = 0
     last_event_id: str = ""
+    zone: str = EMPTY_BOOKS.zone
+    entries: int = 0
     months: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def refresh_billing(lake: EventLake, out: Path, on_progress: OnProgress | None = None) -> BillingRefresh:
-    """Write the reports of every month that has events after the folder's checkpoint, for everyone.
+def refresh_billing(
+    lake: EventLake,
+    out: Path,
+    books: Books = EMPTY_BOOKS,
+    on_progress: OnProgress | None = None,
+    engine: Engine = DUCKDB,
+) -> BillingRefresh:
+    """Write the drafts that events after the folder's checkpoint change: OUT/MONTH/draft/SLUG/.
 
-    The checkpoint, OUT/checkpoint.json, is written last: a run that dies is repeated by the next one,
-    with the same bytes. Reports that were deleted are written again. Writes nothing if nothing is new.
-    `on_progress(done, total)` counts months.
+    Those of the months in which something is booked and of the later ones, whose balances it moves; of the
+    organizations concerned, or of everybody in a month that had none. If the books changed, all. Also those
+    that were deleted, and revisions of closed months that are missing. The checkpoint, OUT/checkpoint.json,
+    is written last: a run that dies is repeated by the next one, with the same bytes. Writes nothing if
+    nothing is new. `on_progress(done, total)` counts lines.
 
     Raises:
-        ReportError: the folder holds reports of another log.
+        ReportError: the folder holds reports of another log, or a revision can not be written again.
         LakeError, CorruptFileError: the lake can not be read.
     """
     with exclusive(out / LOCK):
+        complete_revisions(lake, out, books, engine)
         pinned = lake.pin()
-        known = read_checkpoint(out)
-        missing = {month for month, slugs in known.months.items() if not _all_there(out / month, slugs)}
+        known = usable(read_checkpoint(out), books)
+        missing = {month for month, slugs in known.months.items() if not _all_there(out, month, slugs)}
         if known.position == pinned.position and known.last_event_id == pinned.last_event_id and not missing:
             return BillingRefresh(known.position, known.position, (), (), 0, ())
         remove_leftovers(out)
-        with pinned.naming_damage(), pinned.duckdb() as connection:
+        with pinned.naming_damage(), engine.connect(pinned) as connection:
             _check_same_log(connection, known, pinned, out)
-            months = sorted({Month.parse(month) for month in missing} | _touched(connection, known.position))
-            files: list[Path] = []
-            totals: dict[str, BillingTotals] = {}
-            reported = dict(known.months)
-            lines = 0
-            for number, month in enumerate(months, 1):
-                report = write_month(pinned, connection, month, None, out)
-                files += report.files
-                lines += report.lines
-                for each in report.totals:
-                    totals[each.currency] = totals.get(each.currency, BillingTotals(each.currency)) + each
-                reported[str(month)] = tuple(sorted(slug(name) for name in report.organizations))
-                if on_progress is not None:
-                    on_progress(number, len(months))
-        _write_checkpoint(out, ReportsCheckpoint(pinned.position, pinned.last_event_id, reported))
+            due = _due(connection, known, books, missing)
+            targets = [Target(month, out / month.label / DRAFT, only) for month, only in due.items()]
+            spec = ReportSpec(Interval.month(2000, 1, books.zone), books=books)
+            reports = write_targets(pinned, connection, spec, targets, on_progress=on_progress)
+        months = _cleared(out, known, due, reports)
+        checkpoint = ReportsCheckpoint(
+            pinned.position, pinned.last_event_id, books.zone, len(books.entries), months
+        )
+        _write_checkpoint(out, checkpoint)
+        totals: dict[str, BillingTotals] = {}
+        for each in (total for report in reports for total in report.totals):
+            totals[each.currency] = totals.get(each.currency, BillingTotals(each.currency)) + each
         return BillingRefresh(
             known.position,
             pinned.position,
-            tuple(str(month) for month in months),
-            tuple(files),
-            lines,
+            tuple(report.interval.label for report in reports),
+            tuple(file for report in reports for file in report.files),
+            sum(report.lines for report in reports),
             tuple(totals[currency] for currency in sorted(totals)),
         )
 
 
 def read_checkpoint(out: Path) -> ReportsCheckpoint:
-    """The checkpoint of a folder of reports; position 0 if it has none, or one of older definitions.
+    """The checkpoint of a folder of reports; position 0 if it has none, or one of other definitions.
 
     Raises:
         ReportError: the file is damaged.
@@ -103,15 +134,21 @@ def read_checkpoint(out: Path) -> ReportsCheckpoint:
     path = out / CHECKPOINT
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if found["definitions"] != _DEFINITIONS:
-            return ReportsCheckpoint()
         months = {str(month): tuple(slugs) for month, slugs in found["months"].items()}
-        return ReportsCheckpoint(int(found["position"]), str(found["lastEventId"]), months)
+        if found["definitions"] != _DEFINITIONS:
+            return ReportsCheckpoint(months=months)
+        return ReportsCheckpoint(
+            int(found["position"]),
+            str(found["lastEventId"]),
+            str(found["zone"]),
+            int(found["entries"]),
+            months,
+        )
     except FileNotFoundError:
         return ReportsCheckpoint()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReportError(
-            f"{path} is damaged ({error!r}).", "Delete it: all reports are then written again."
+            f"{path} is damaged ({error!r}).", "Delete it: all drafts are then written again."
         ) from error
 
 
@@ -120,35 +157,83 @@ def _write_checkpoint(out: Path, checkpoint: ReportsCheckpoint) -> None:
         "definitions": _DEFINITIONS,
         "position": checkpoint.position,
         "lastEventId": checkpoint.last_event_id,
+        "zone": checkpoint.zone,
+        "entries": checkpoint.entries,
         "months": {month: list(slugs) for month, slugs in sorted(checkpoint.months.items())},
     }
     with write_atomically(out / CHECKPOINT) as temp:
         temp.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-def _all_there(folder: Path, slugs: tuple[str, ...]) -> bool:
-    return all(
-        (folder / each / name).is_file() for each in slugs for name in ("itemised.parquet", "summary.parquet")
-    )
+def usable(known: ReportsCheckpoint, books: Books) -> ReportsCheckpoint:
+    """The checkpoint, at position 0 if the books have changed since: all drafts are then to be written."""
+    if (known.zone, known.entries) == (books.zone, len(books.entries)):
+        return known
+    return ReportsCheckpoint(months=known.months)
 
 
-def _touched(connection: duckdb.DuckDBPyConnection, position: int) -> set[Month]:
-    found = connection.execute(
-        "SELECT DISTINCT CAST(DATE_TRUNC('month', occurred_at) AS DATE) FROM events WHERE position > $after",
-        {"after": position},
-    )
-    return {Month.of(first) for (first,) in found.fetchall()}
+def _due(
+    connection: Connection, known: ReportsCheckpoint, books: Books, missing: Iterable[str]
+) -> dict[Interval, frozenset[str] | None]:
+    """The open months to write, each with the organizations that it changes for; None for everybody."""
+    booked(connection, books)
+    rows = connection.sql(_BOOKED_AFTER, params={"after": known.position}).to_arrow_table().to_pylist()
+    first: dict[str, Interval] = {}
+    found: set[Interval] = set()
+    for row in rows:
+        months = {Interval.month_of(row[each], books.zone) for each in ("first", "last")}
+        found |= months
+        name = row["organization_id"]
+        first[name] = min([*months, *([first[name]] if name in first else [])])
+    shown = {Interval.parse(label, books.zone) for label in known.months} if known.position else set()
+    due: dict[Interval, frozenset[str] | None] = {}
+    for month in sorted(found | shown):
+        if month.start < _shut(books):
+            continue
+        if month not in shown or month.label in missing:
+            due[month] = None
+        elif changed := frozenset(name for name, since in first.items() if since <= month):
+            due[month] = changed
+    return due
 
 
-def _check_same_log(
-    connection: duckdb.DuckDBPyConnection, known: ReportsCheckpoint, pinned: PinnedLake, out: Path
-) -> None:
+def _shut(books: Books) -> datetime:
+    closed = books.closed()
+    return closed[-1].end if closed else BEGINNING
+
+
+def _cleared(
+    out: Path,
+    known: ReportsCheckpoint,
+    due: Mapping[Interval, frozenset[str] | None],
+    reports: Iterable[BillingReport],
+) -> dict[str, tuple[str, ...]]:
+    """The months and folders of the drafts as they are now; those that are no more are removed."""
+    now = {label: set(slugs) for label, slugs in known.months.items()} if known.position else {}
+    for report in reports:
+        only = due[report.interval]
+        written = {slug(name) for name in report.organizations}
+        kept = now.get(report.interval.label, set()) if only is not None else set()
+        now[report.interval.label] = kept - {slug(name) for name in only or ()} | written
+    for label, slugs in known.months.items():
+        for gone in set(slugs) - now.get(label, set()):
+            folder = out / label / DRAFT / gone
+            if folder.exists():
+                shutil.rmtree(folder)
+    return {label: tuple(sorted(slugs)) for label, slugs in now.items() if slugs}
+
+
+def _all_there(out: Path, month: str, slugs: Iterable[str]) -> bool:
+    folder = out / month / DRAFT
+    return all((folder / each / name).is_file() for each in slugs for name in (*TABLES, MANIFEST))
+
+
+def _check_same_log(connection: Connection, known: ReportsCheckpoint, pinned: PinnedLake, out: Path) -> None:
     if known.position == 0:
         return
-    found = connection.execute(
-        "SELECT event_id FROM events WHERE position = $position", {"position": known.position}
-    ).fetchall()
-    if found != [(known.last_event_id,)]:
+    query = "SELECT event_id FROM events WHERE position = $position"
+    found = connection.sql(query, params={"position": known.position}).to_arrow_table()
+    if found["event_id"].to_pylist() != [known.last_event_id]:
         raise ReportError(
             f"The reports in {out} show position {known.position} of another log than the lake {pinned.root},"
             f" which is at {pinned.position}.",
