@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,14 +55,23 @@ class Forks:
         self._process = process
         self._database = database
 
-    def run(self, work: str, *arguments: Any, moment: Moment | None = None) -> Outcome:
-        """Have a piece of work done, up to the moment if one is given."""
-        return self.together([(work, arguments, moment)])[0]
+    def run(
+        self, work: str, *arguments: Any, moment: Moment | None = None, seconds: float | None = None
+    ) -> Outcome:
+        """Have a piece of work done, up to the moment, or for so long, if one is given."""
+        return self.together([(work, arguments, moment)], seconds)[0]
 
-    def together(self, works: Sequence[tuple[str, Sequence[Any], Moment | None]]) -> list[Outcome]:
+    def together(
+        self, works: Sequence[tuple[str, Sequence[Any], Moment | None]], seconds: float | None = None
+    ) -> list[Outcome]:
         """Several at once. What the killed ones left open is ended, so that nobody has to wait for it."""
         orders = [
-            {"work": work, "arguments": list(arguments), "moment": moment and [moment.number, moment.side]}
+            {
+                "work": work,
+                "arguments": list(arguments),
+                "moment": moment and [moment.number, moment.side],
+                "seconds": seconds,
+            }
             for work, arguments, moment in works
         ]
         assert self._process.stdin is not None
@@ -157,6 +167,7 @@ def _fork(order: dict[str, Any]) -> tuple[int, int]:
     if process == 0:
         code = 1
         try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what it prints is no answer of this process
             _child(order, tell)
             code = 0
         except BaseException:  # noqa: BLE001 - a forked child must not return into its parent's code
@@ -174,7 +185,12 @@ def main() -> None:
         for order in orders:
             _named(order["work"])  # imported here, once
         answers = []
-        for process, told in [_fork(order) for order in orders]:
+        started = [_fork(order) for order in orders]
+        if (seconds := orders[0]["seconds"]) is not None:
+            time.sleep(seconds)
+            for process, _ in started:
+                os.kill(process, signal.SIGKILL)  # nothing to one that has ended: it is waited for below
+        for process, told in started:
             code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
             with os.fdopen(told) as answer:
                 answers.append((code, int(answer.read() or 0)))

@@ -16,7 +16,7 @@ from pymongo.database import Database
 from ledgerlake.mongo import connection
 from ledgerlake.settings import Settings
 
-GATE_SECONDS = 60.0  # a gate that nobody opens is a test that hangs
+GATE_SECONDS = 600.0  # a gate that nobody opens is a test that hangs
 
 
 class Gate(monitoring.CommandListener):

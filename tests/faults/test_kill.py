@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
-import time
 import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import duckdb  # noqa: F401 - once, before there are children
 import polars as pl
 from pymongo.database import Database
 
 from ledgerlake.application import LedgerLake
 from ledgerlake.settings import Settings
 from ledgerlake.simulation import simulate
+from pipelines.definitions import build
+from tests.faults.forks import forks
 
+Db = Database[dict[str, Any]]
 SEED = 20261123
 KILLS = {"import": 12, "refresh": 12, "dagster": 6}
 COMMANDS = 6_000
 
-# Each says when it is about to start its work, so that the start of an interpreter is no part of the wait.
-READY = "print('ready', flush=True)\n"
-PROGRAMS = {
-    "import": "import sys; from pathlib import Path; from ledgerlake.application import LedgerLake\n"
-    f"{READY}with LedgerLake.open() as ledger: ledger.import_file(Path(sys.argv[1]))",
-    "refresh": "from ledgerlake.application import LedgerLake\n"
-    f"{READY}with LedgerLake.open() as ledger: ledger.refresh()",
-    "dagster": "import dagster as dg\nfrom pipelines.definitions import build\n"
-    f"job = build().resolve_job_def('refresh_all')\n{READY}"
-    "assert job.execute_in_process(instance=dg.DagsterInstance.ephemeral()).success",
-}
+
+def import_file(_: Db, path: str) -> None:
+    with LedgerLake.open() as ledger:
+        ledger.import_file(Path(path))
+
+
+def refresh(_: Db, __: str) -> None:
+    with LedgerLake.open() as ledger:
+        ledger.refresh()
+
+
+def run_of_dagster(_: Db, __: str) -> None:
+    job = build().resolve_job_def("refresh_all")
+    assert job.execute_in_process(instance=dg.DagsterInstance.ephemeral()).success
+
+
+PROGRAMS = {"import": import_file, "refresh": refresh, "dagster": run_of_dagster}
 # The longest wait before a kill, in seconds. A program that ended before its kill shows nothing: the kill is
 # tried again with a shorter wait, so that neither a fast nor a slow machine ends with no kill in mid-work.
 LONGEST_WAIT = {"import": 1.5, "refresh": 2.0, "dagster": 6.0}
@@ -41,7 +48,7 @@ SHORTER = 0.8
 MOST_TRIES = 90
 
 
-def totals(database: Database[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
+def totals(database: Db) -> dict[tuple[str, str], tuple[int, int]]:
     """Count and sum of minor units by event type and currency, from the log itself."""
     return {
         (row["_id"]["type"], row["_id"]["currency"]): (row["count"], int(row["minor"]))
@@ -60,7 +67,7 @@ def totals(database: Database[dict[str, Any]]) -> dict[tuple[str, str], tuple[in
 
 
 def test_thirty_kills_lose_nothing_and_double_nothing(
-    settings: Settings, database: Database[dict[str, Any]], environ: dict[str, str], tmp_path: Path
+    settings: Settings, database: Db, environ: dict[str, str], tmp_path: Path
 ) -> None:
     chance = random.Random(SEED)
     rows = list(simulate(commands=COMMANDS))
@@ -84,26 +91,16 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
     waits = dict(LONGEST_WAIT)
     killed: Counter[str] = Counter()
     tries = 0
-    while kills:
-        tries += 1
-        assert tries <= MOST_TRIES, f"the programs end before their kill: {dict(killed)} of {KILLS}"
-        kind = kills[-1]
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAMS[kind], str(chance.choice(files))],
-            env=small,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        with process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(chance.uniform(0, waits[kind]))
-            process.kill()
-            if process.wait() == -signal.SIGKILL:
+    with forks(database, small) as forking:
+        while kills:
+            tries += 1
+            assert tries <= MOST_TRIES, f"the programs end before their kill: {dict(killed)} of {KILLS}"
+            kind = kills[-1]
+            program = f"tests.faults.test_kill:{PROGRAMS[kind].__name__}"
+            if forking.run(program, str(chance.choice(files)), seconds=chance.uniform(0, waits[kind])).killed:
                 killed[kind] += 1
                 kills.pop()
             else:
-                assert process.returncode == 0, f"{kind} failed by itself"
                 waits[kind] *= SHORTER
     print(f"killed in mid-work: {dict(killed)}, in {tries} tries")
 

@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,8 +18,10 @@ import bson
 import polars as pl
 import pytest
 from pymongo.database import Database
+from typer.testing import CliRunner
 
 from ledgerlake.application import LedgerLake
+from ledgerlake.cli import app
 from ledgerlake.domain.payment import Status
 from ledgerlake.eventstore.archived import ARCHIVED, ArchivedEvents, ArchiveError, Place
 from ledgerlake.eventstore.async_store import AsyncEventStore
@@ -36,6 +40,7 @@ from ledgerlake.reconciliation import NotedHead, archived, verify
 from ledgerlake.settings import Settings
 from ledgerlake.simulation import simulate
 from tests.folding import Models, stored
+from tests.restoring import Kept, put_right
 
 BEFORE = datetime(2026, 4, 1, tzinfo=UTC)
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
@@ -50,12 +55,30 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def ledger(settings: Settings, database: Db, commands: Path) -> Iterator[LedgerLake]:
-    own = Settings(settings.home, settings.mongodb_uri, settings.database, segment_size=150)
+@pytest.fixture(scope="module")
+def sound(
+    mongo_uri: str, tmp_path_factory: pytest.TempPathFactory, commands: Path
+) -> Iterator[tuple[Settings, Kept]]:
+    """A ledger of which nothing is archived, and what it was."""
+    home = tmp_path_factory.mktemp("archive")
+    own = Settings(home / "home", mongo_uri, f"test_{uuid.uuid4().hex[:16]}", segment_size=150)
     with LedgerLake.open(own) as opened:
         opened.import_file(commands)
         refresh(opened)
+        yield own, Kept(opened.db, own.home, home / "copies")
+        opened.db.client.drop_database(own.database)
+
+
+@pytest.fixture
+def settings(sound: tuple[Settings, Kept]) -> Settings:
+    return sound[0]
+
+
+@pytest.fixture
+def ledger(sound: tuple[Settings, Kept]) -> Iterator[LedgerLake]:
+    """The sound ledger, opened anew, and put right again after the test."""
+    own, kept = sound
+    with put_right(kept), LedgerLake.open(own) as opened:
         yield opened
 
 
@@ -341,7 +364,6 @@ def test_a_stub_that_was_tampered_with_is_found(ledger: LedgerLake) -> None:
     assert "what stayed in the log is not what was archived" in check.differences[0]
 
 
-CLI = "from ledgerlake.cli import main; main()"
 PROGRAM = """
 import sys
 from datetime import datetime, timedelta
@@ -361,18 +383,18 @@ def test_killed_half_way_nothing_is_lost_and_the_next_run_does_the_rest(
     ledger: LedgerLake, environ: dict[str, str]
 ) -> None:
     before = log(ledger.store)
-    own = {**environ, "LEDGERLAKE_SEGMENT_SIZE": "150"}
     halfway = 0
     for _ in range(4):
         start = ledger.db["events"].count_documents({ARCHIVED: {"$exists": True}})
         arguments = [sys.executable, "-c", PROGRAM, middle_of(before).isoformat()]
-        with subprocess.Popen(arguments, env=own, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(arguments, env=environ, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
             while process.poll() is None:
                 if ledger.db["events"].count_documents({ARCHIVED: {"$exists": True}}) > start + 20:
                     process.kill()
                     break
+                time.sleep(0.002)  # the processor is the other one's
             halfway += process.wait() < 0
         assert log(ledger.store) == before
     assert halfway
@@ -387,11 +409,11 @@ def middle_of(events: list[StoredEvent]) -> datetime:
 
 
 def test_the_command_archives_and_says_what_it_did(ledger: LedgerLake, environ: dict[str, str]) -> None:
-    own = {**environ, "LEDGERLAKE_SEGMENT_SIZE": "150"}
-    base = [sys.executable, "-c", CLI, "archive", "--before", f"{middle(ledger):%Y-%m-%d}", "--json"]
+    base = ["archive", "--before", f"{middle(ledger):%Y-%m-%d}", "--json"]
 
     def run(*more: str) -> dict[str, Any]:
-        done = subprocess.run([*base, *more], env=own, capture_output=True, text=True, check=True)
+        done = CliRunner().invoke(app, [*base, *more], env=environ)
+        assert done.exit_code == 0, (done.output, done.exception)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 

@@ -46,7 +46,7 @@ async def opened(
 
 
 async def within(work: Coroutine[Any, Any, Any]) -> Any:
-    return await asyncio.wait_for(work, 60)
+    return await asyncio.wait_for(work, 180)
 
 
 async def taken(subscription: AsyncSubscription, count: int) -> list[int]:
@@ -58,7 +58,7 @@ async def everything(subscription: AsyncSubscription) -> list[int]:
 
 
 async def eventually(reached: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not await reached():
             await asyncio.sleep(0.01)
 

@@ -281,7 +281,8 @@ def test_commands_at_once_load_their_streams_together_and_are_decided_each_by_it
         ]
         for thread in threads:
             thread.start()
-        while len(handler._load_one._gathering) < len(threads):
+        deadline = time.monotonic() + 120
+        while len(handler._load_one._gathering) < len(threads) and time.monotonic() < deadline:
             time.sleep(0.01)
         opened.set()
         for thread in (first, *threads):

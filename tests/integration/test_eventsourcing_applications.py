@@ -214,9 +214,9 @@ def test_a_subscription_that_waits_ends_when_another_thread_stops_it(construct: 
 
     thread = threading.Thread(target=follow)
     thread.start()
-    assert caught_up.wait(30)
+    assert caught_up.wait(120)
     subscription.stop()
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
     assert seen == [1, 2]
 
@@ -391,7 +391,7 @@ def test_a_system_of_applications_goes_on_where_it_was_and_handles_every_event_o
             assert shipments.recorder.max_notification_id() == (10 * number or None)
             for _ in range(10):
                 orders.save(Aggregate())
-            shipments.recorder.wait("Orders", 10 * (number + 1), timeout=60)
+            shipments.recorder.wait("Orders", 10 * (number + 1), timeout=180)
             assert shipments.recorder.max_notification_id() == 10 * (number + 1)
         finally:
             runner.stop()
@@ -430,7 +430,7 @@ def start(example: Path, base: str, mongo_uri: str) -> Callable[..., subprocess.
 
 
 def output(process: subprocess.Popen[str]) -> str:
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     return text
 
@@ -471,5 +471,5 @@ def test_ledgerlake_does_not_need_the_package() -> None:
         "import sys; sys.modules['eventsourcing'] = None\n"
         "import ledgerlake, ledgerlake.application, ledgerlake.cli, ledgerlake.eventstore.store"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -110,6 +111,7 @@ def test_an_asyncio_store_does_the_same(database: Db, settings: Settings) -> Non
 def test_nobody_ever_sees_events_without_what_they_come_to(database: Db) -> None:
     history = payment_history(33, 20)
     seen: set[tuple[int, int]] = set()
+    looks: list[int] = []
     ended = threading.Event()
 
     def look() -> None:
@@ -118,15 +120,28 @@ def test_nobody_ever_sees_events_without_what_they_come_to(database: Db) -> None
                 counter = database["counters"].find_one({"_id": "events"}, session=session) or {}
                 counted = database["payment_statistics"].find({}, {"count": 1}, session=session)
                 seen.add((counter["position"], sum(each["count"] for each in counted)))
+            looks.append(len(seen))
+
+    def looked_at() -> None:
+        """Wait for a look that began after this."""
+        enough, deadline = len(looks) + 2, time.monotonic() + 180
+        while len(looks) < enough:
+            assert reader.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
 
     with inline_store(database, TWO) as store:
         store_all(store, history[:1])
         reader = threading.Thread(target=look)
         reader.start()
-        for document in history[1:]:
-            store_all(store, [document])
-        ended.set()
-        reader.join()
+        try:
+            for number, document in enumerate(history[1:]):
+                store_all(store, [document])
+                if number % 4 == 0:
+                    looked_at()
+        finally:
+            ended.set()
+            reader.join()
     assert len(seen) > 3
     assert [(stored, counted) for stored, counted in seen if stored != counted] == []
 

@@ -37,7 +37,7 @@ _PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PASSWORD = "only-on-loopback"
 DATABASE = "ledger"
-ROLES = ("appends", "refreshes", "asks", "subscribes", "archives", "forgets")
+ROLES = ("appends", "refreshes", "closes", "asks", "subscribes", "archives", "forgets")
 UNAUTHORIZED = 13
 Opened = Callable[[str], AbstractContextManager[LedgerLake]]
 
@@ -97,7 +97,9 @@ def _make_users(uri: str) -> None:
         for role, actions in documented().items():
             ledger.command("createRole", role, privileges=privileges(actions), roles=[])
         for role in documented():
-            roles = [role] if role == "everybody" else ["everybody", role]
+            # Closing begins with a refresh.
+            beside = {"everybody": [], "closes": ["everybody", "refreshes"]}.get(role, ["everybody"])
+            roles = [*beside, role]
             ledger.command("createUser", role, pwd=PASSWORD, roles=roles)
 
 
@@ -180,6 +182,20 @@ def test_who_refreshes_fills_read_models_anew_and_verifies(opened: Opened) -> No
         found = ledger.verify()
         assert found.ok, found
         assert ledger.status().head > 0
+
+
+def test_who_closes_a_month_can_not_take_it_back_unseen(opened: Opened) -> None:
+    with opened("closes") as ledger:
+        [closed] = ledger.close_period("2026-03", by="ann")
+        assert closed.new
+        ledger.periods.reopen("2026-03", reason="a look at it", by="ann")
+        for change in (
+            lambda: ledger.db["billing_periods"].update_one({}, {"$set": {"position": 1}}),
+            lambda: ledger.db["billing_periods"].delete_one({}),
+        ):
+            with pytest.raises(OperationFailure) as refused:
+                change()
+            assert refused.value.code == UNAUTHORIZED
 
 
 def test_who_asks_gets_answers_from_read_models_and_from_the_log(opened: Opened) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from bson import Int64
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
 
 from ledgerlake.application import LedgerLake
 from ledgerlake.eventstore.columnar import read_columns
@@ -203,8 +205,18 @@ def test_a_transaction_that_takes_too_long_is_tried_again_in_halves_that_grow_ag
         sizes.append(prepared.up_to - prepared.after)
         done = yield from write(db, projection, slot, prepared, session)
         if len(sizes) == 1:
-            time.sleep(4.5)  # the server allows 3 s, and looks once a second
+            wait_until_it_is_ended(session)
         return done
+
+    def wait_until_it_is_ended(session: ClientSession) -> None:
+        """The server allows 3 s, and looks now and then."""
+        admin = database.client.get_database("admin", read_concern=ReadConcern("local"))
+        its = {"lsid.id": session.session_id["id"], "transaction": {"$exists": True}}
+        look = [{"$currentOp": {"allUsers": True, "idleSessions": True}}, {"$match": its}]
+        deadline = time.monotonic() + 120
+        while list(admin.aggregate(look)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     monkeypatch.setattr(engine, "write", slow)
     assert advance(database, PAYMENTS, batch=100).to_position == 3_000

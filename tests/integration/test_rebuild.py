@@ -241,9 +241,11 @@ def test_rebuilds_and_runners_at_once_count_every_event_once(database: Db, proje
         reader = pool.submit(read)
         rebuilds = [pool.submit(rebuild, database, projection, batch=40) for _ in range(2)]
         acts = [pool.submit(grow), pool.submit(advance, database, projection, batch=70)]
-        for act in (*acts, *rebuilds):
-            act.result()
-        over.set()
+        try:
+            for act in (*acts, *rebuilds):
+                act.result()
+        finally:
+            over.set()  # or the pool would wait for its reader for ever
         reader.result()
     assert torn == []
     assert all(act.result().swapped for act in rebuilds)

@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,11 +27,12 @@ from ledgerlake.mongo.connection import open_database
 from ledgerlake.projections import PROJECTIONS, advance
 from ledgerlake.reconciliation import Verification, read_side, verify
 from ledgerlake.reconciliation.lake_side import LakeViews
-from ledgerlake.reconciliation.log import Log
+from ledgerlake.reconciliation.log import Log, check_amounts
 from ledgerlake.reconciliation.totals import TOTALS, PaymentTable, check_totals
 from ledgerlake.reports import refresh_billing
 from ledgerlake.settings import Settings
 from tests.builders import counter_update, insert_events, payment_history
+from tests.restoring import Kept, put_right
 
 Db = Database[dict[str, Any]]
 
@@ -56,8 +57,8 @@ class Ledger:
 
 
 @pytest.fixture(scope="module")
-def sound(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    """A ledger in which everything agrees."""
+def sound(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, Kept]]:
+    """A ledger in which everything agrees, and what it was."""
     folder = tmp_path_factory.mktemp("sound")
     settings = Settings(home=folder, mongodb_uri=mongo_uri, database=f"test_{uuid.uuid4().hex[:16]}")
     db = open_database(settings)
@@ -65,29 +66,19 @@ def sound(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         insert_events(db, payment_history(1, 1_500, payments=250))
         made = Ledger(db, folder / "files")
         made.refresh()
-        yield made
+        yield made, Kept(db, folder / "files", folder / "copies")
     finally:
         db.client.drop_database(settings.database)
         db.client.close()
 
 
 @pytest.fixture
-def ledger(sound: Ledger, tmp_path: Path) -> Iterator[Ledger]:
+def ledger(sound: tuple[Ledger, Kept]) -> Iterator[Ledger]:
     """The sound ledger, to be tampered with: put right again after the test."""
-    models = [name for projection in PROJECTIONS.values() for name in projection.models]
-    names = ("events", "counters", "log_chain", "projections_metadata", *models)
-    documents = {name: list(sound.db[name].find()) for name in names}
-    files = sound.lake.root.parent
-    shutil.copytree(files, tmp_path / "copy")
-    try:
-        yield sound
-    finally:
-        for name, whole in documents.items():
-            sound.db[name].delete_many({})
-            sound.db[name].insert_many(whole)
-        shutil.rmtree(files)
-        shutil.copytree(tmp_path / "copy", files)
-        sound.lake = EventLake(sound.lake.root, 400)
+    made, kept = sound
+    with put_right(kept):
+        yield made
+    made.lake = EventLake(made.lake.root, 400)
 
 
 def append_atomically(db: Db, documents: list[dict[str, Any]]) -> None:
@@ -209,10 +200,14 @@ def test_decimals_that_differ_are_found_event_by_event_and_named(ledger: Ledger)
     assert f"of 2 events differ (positions {low}, {high})" in found["log amounts"]
 
 
-@pytest.mark.parametrize("amount", [12.5, None, Decimal128("NaN"), Decimal128("0")])
-def test_an_amount_that_is_no_decimal_is_found(ledger: Ledger, amount: object) -> None:
-    ledger.db["events"].update_one({"position": 700}, {"$set": {"eventData.amount": amount}})
-    assert "of 1 events differ (positions 700)" in failing(ledger.verify())["log amounts"]
+def test_an_amount_that_is_no_decimal_is_found(ledger: Ledger) -> None:
+    amounts = (12.5, None, Decimal128("NaN"), Decimal128("0"))
+    query = {"eventType": "PaymentProcessed", "eventData.currency": "EUR", "metadata.organizationId": "org 1"}
+    found = list(ledger.db["events"].find(query, sort=[("position", 1)], limit=4))
+    for event, amount in zip(found, amounts, strict=True):
+        ledger.db["events"].update_one({"_id": event["_id"]}, {"$set": {"eventData.amount": amount}})
+    positions = ", ".join(str(event["position"]) for event in found)
+    assert f"of 4 events differ (positions {positions})" in failing(ledger.verify())["log amounts"]
 
 
 def test_each_layer_is_compared_as_of_its_own_checkpoint(ledger: Ledger) -> None:
@@ -286,62 +281,72 @@ def test_an_event_changed_with_its_decimal_is_found_too(ledger: Ledger) -> None:
     assert set(found) >= {"payment statistics", "payment trends", "lake events"}
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda db: db["events"].delete_one({"position": 700}), "log positions"),
-        (
-            lambda db: db["events"].update_one({"position": 700}, {"$set": {"position": Int64(5_000)}}),
-            "log positions",
-        ),
-        (lambda db: db["counters"].update_one({"_id": "events"}, {"$inc": {"position": 1}}), "log positions"),
-        (
-            lambda db: db["events"].update_one({"position": 700}, {"$set": {"eventData.amountMinor": 12.0}}),
-            "log amounts",
-        ),
-        (
-            lambda db: db["events"].update_one({"position": 700}, {"$set": {"eventType": "Other"}}),
-            "log amounts",
-        ),
-        (
-            lambda db: db["events"].update_one({"position": 700}, {"$set": {"eventData.currency": "XYZ"}}),
-            "log amounts",
-        ),
-    ],
-)
-def test_a_log_that_was_tampered_with_is_found(
-    ledger: Ledger, change: Callable[[Db], object], said: str
-) -> None:
-    change(ledger.db)
-    assert said in failing(ledger.verify())
+def test_a_log_that_was_tampered_with_is_found(ledger: Ledger) -> None:
+    events = ledger.db["events"]
+    for field, value in (
+        ("eventData.amountMinor", 12.0),
+        ("eventType", "Other"),
+        ("eventData.currency", "XYZ"),
+    ):
+        kept = _one(ledger.db, "events", {"position": 700})
+        events.update_one({"position": 700}, {"$set": {field: value}})
+        with ledger.db.client.start_session(snapshot=True) as session:
+            assert not check_amounts(Log(ledger.db, session)).ok
+        if field != "eventData.currency":  # all three at once, and then everything is looked at
+            events.replace_one({"position": 700}, kept)
+    events.delete_one({"position": 400})
+    events.update_one({"position": 500}, {"$set": {"position": Int64(5_000)}})
+    ledger.db["counters"].update_one({"_id": "events"}, {"$inc": {"position": 1}})
+    found = failing(ledger.verify())
+    assert "XYZ" in found["log amounts"]
+    assert "the counter says 1501 events, the log holds 1499" in found["log positions"]
+    assert "positions run from 1 to 5000" in found["log positions"]
+    assert "missing: 400, 500, 1501" in found["log positions"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"$inc": {"amountMinor": Int64(5)}},
-        {"$inc": {"refundedMinor": Int64(5)}},
-        {"$inc": {"netMinor": Int64(5)}},
-        {"$set": {"amount": Decimal128("1.23")}},
-        {"$inc": {"failures": 1}},
-        {"$inc": {"attempts": 1}},
-        {"$set": {"status": "refunded"}},
-        {"$set": {"status": "failed"}},
-        {"$set": {"organizationId": "org 99"}},
-        {"$set": {"currency": "CHF"}},
-    ],
-)
-def test_a_changed_read_model_is_found(ledger: Ledger, change: dict[str, Any]) -> None:
-    one = _one(ledger.db, "payment_read_models", {"status": "partially_refunded", "currency": {"$ne": "CHF"}})
-    ledger.db["payment_read_models"].update_one({"_id": one["_id"]}, change)
+def _changed_read_models(ledger: Ledger, ones: list[dict[str, Any]], changes: list[Any]) -> str:
+    """What is found once each of these payments was changed in its way."""
+    for one, change in zip(ones, changes, strict=True):
+        ledger.db["payment_read_models"].update_one({"_id": one["_id"]}, change)
     found = failing(ledger.verify())
     assert set(found) & {"payment read models", "payment states"}
     of_payments = {name for name, totals in TOTALS.items() if totals.part == "payment_read_models"}
     assert set(found) <= {"payment read models", "payment states", *of_payments}
-    if (next(iter(change)) == "$inc" and "netMinor" not in change["$inc"]) or "status" in change.get(
-        "$set", {}
-    ):
-        assert one["_id"] in "".join(found.values())
+    return "".join(found.values())
+
+
+def test_changed_read_models_are_found_and_the_payments_named(ledger: Ledger) -> None:
+    changes = [
+        {"$inc": {"amountMinor": Int64(5)}},
+        {"$inc": {"refundedMinor": Int64(5)}},
+        {"$inc": {"failures": 1}},
+        {"$inc": {"attempts": 1}},
+        {"$set": {"status": "refunded"}},
+        {"$set": {"status": "failed"}},
+    ]
+    in_order = [("organizationId", 1), ("currency", 1), ("_id", 1)]
+    partially = ledger.db["payment_read_models"].find({"status": "partially_refunded"}, sort=in_order)
+    ones = list(partially.limit(len(changes)))
+    said = _changed_read_models(ledger, ones, changes)
+    assert [one["_id"] for one in ones if one["_id"] not in said] == []
+
+
+def test_changed_read_models_are_found_and_their_groups_named(ledger: Ledger) -> None:
+    changes = [
+        {"$inc": {"netMinor": Int64(5)}},
+        {"$set": {"amount": Decimal128("1.23")}},
+        {"$set": {"organizationId": "org 99"}},
+        {"$set": {"currency": "CHF"}},
+    ]
+    ones = [
+        _one(ledger.db, "payment_read_models", {"status": "partially_refunded", "currency": currency})
+        for currency in ("BHD", "EUR", "GBP", "JPY")
+    ]
+    said = _changed_read_models(ledger, ones, changes)
+    for one in ones:
+        assert f"organization {one['organizationId']!r}, {one['currency']}" in said
+    assert "organization 'org 99'" in said
+    assert "CHF" in said
 
 
 def test_payments_that_swap_their_amounts_within_a_state_change_no_sum_but_their_absence_does(
@@ -360,9 +365,18 @@ def test_at_most_ten_payments_of_a_group_are_named(ledger: Ledger) -> None:
     assert 1 <= said.count("payment '") <= 10
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def _changed_in_turn(
+    ledger: Ledger, collection: str, status: str, changes: list[Any]
+) -> list[dict[str, Any]]:
+    """Documents of that status, each changed in its way."""
+    found = list(ledger.db[collection].find({"status": status}, sort=[("_id", 1)], limit=len(changes)))
+    for one, change in zip(found, changes, strict=True):
+        ledger.db[collection].update_one({"_id": one["_id"]}, change)
+    return found
+
+
+def test_changed_statistics_are_found_and_named(ledger: Ledger) -> None:
+    changes = [
         {"$inc": {"count": Int64(1)}},
         {"$inc": {"totalMinor": Int64(1)}},
         {"$set": {"total": Decimal128("1.23")}},
@@ -372,28 +386,25 @@ def test_at_most_ten_payments_of_a_group_are_named(ledger: Ledger) -> None:
         {"$set": {"max": Decimal128("1.23")}},
         {"$set": {"firstAt": datetime(2001, 1, 1, tzinfo=UTC)}},
         {"$set": {"lastAt": datetime(2051, 1, 1, tzinfo=UTC)}},
-    ],
-)
-def test_a_changed_statistic_is_found_and_named(ledger: Ledger, change: dict[str, Any]) -> None:
-    one = _one(ledger.db, "payment_statistics", {"status": "completed"})
-    ledger.db["payment_statistics"].update_one({"_id": one["_id"]}, change)
+    ]
+    ones = _changed_in_turn(ledger, "payment_statistics", "completed", changes)
     found = failing(ledger.verify())
     assert list(found) == ["payment statistics"]
-    assert (
-        f"organization {one['organizationId']!r}, {one['currency']} completed" in found["payment statistics"]
-    )
+    for one in ones:
+        named = f"organization {one['organizationId']!r}, {one['currency']} completed"
+        assert named in found["payment statistics"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"$inc": {"count": Int64(1)}}, {"$inc": {"totalMinor": Int64(1)}}, {"$inc": {"minMinor": Int64(-1)}}],
-)
-def test_a_changed_trend_is_found_and_its_day_named(ledger: Ledger, change: dict[str, Any]) -> None:
-    one = _one(ledger.db, "payment_trends", {"status": "refunded"})
-    ledger.db["payment_trends"].update_one({"_id": one["_id"]}, change)
+def test_changed_trends_are_found_and_their_days_named(ledger: Ledger) -> None:
+    changes = [
+        {"$inc": {name: Int64(by)}} for name, by in (("count", 1), ("totalMinor", 1), ("minMinor", -1))
+    ]
+    ones = _changed_in_turn(ledger, "payment_trends", "refunded", changes)
     found = failing(ledger.verify())
     assert set(found) <= {"payment trends", "payment trends by day"}
-    assert f"{one['day'].date()} {one['currency']} refunded" in found["payment trends by day"]
+    for one in ones:
+        named = f"{one['organizationId']} {one['day'].date()} {one['currency']} refunded"
+        assert named in found["payment trends by day"]
 
 
 def totals_differ(ledger: Ledger, name: str, views: LakeViews) -> str:
@@ -495,31 +506,47 @@ def test_a_stray_parquet_file_among_the_segments_is_found(ledger: Ledger) -> Non
     assert "copy.parquet" in failing(ledger.verify())["lake segments"]
 
 
-@pytest.mark.parametrize("path", list(TABLES))
-def test_a_changed_table_of_the_lake_is_found_and_the_row_named(ledger: Ledger, path: str) -> None:
-    file = ledger.lake.root / path
-    rows = pl.read_parquet(file).to_dicts()
-    rows[2]["count"] += 1
+def test_changed_tables_of_the_lake_are_found_and_the_rows_named(ledger: Ledger) -> None:
     import pyarrow as pa
 
-    stated = {key: value for key, value in read_footer(file).stated.items() if key != "row_hash"}
-    write_table(file, pa.Table.from_pylist(rows, TABLES[path].schema), stated)
+    changed = {}
+    for path, table in TABLES.items():
+        file = ledger.lake.root / path
+        rows = pl.read_parquet(file).to_dicts()
+        rows[2]["count"] += 1
+        stated = {key: value for key, value in read_footer(file).stated.items() if key != "row_hash"}
+        write_table(file, pa.Table.from_pylist(rows, table.schema), stated)
+        changed[f"lake {table.name}"] = rows[2]["organization_id"]
     found = failing(ledger.verify())
-    assert list(found) == [f"lake {TABLES[path].name}"]
-    assert rows[2]["organization_id"] in next(iter(found.values()))
+    assert found.keys() == changed.keys()
+    assert [name for name, organization in changed.items() if organization not in found[name]] == []
 
 
 def test_a_changed_report_is_found(ledger: Ledger) -> None:
-    from ledgerlake.reports.billing_definition import SUMMARY
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ledgerlake.reports.billing_definition import SUMMARY_FILE
+    from ledgerlake.reports.manifest import read_manifest, write_manifest
 
     file = next(ledger.reports.rglob("summary.parquet"))
     rows = pl.read_parquet(file).to_dicts()
     rows[0]["gross_minor"] += 1
-    import pyarrow as pa
-
     stated = {key: value for key, value in read_footer(file).stated.items() if key != "row_hash"}
-    write_table(file, pa.Table.from_pylist(rows, SUMMARY.schema), stated)
-    assert str(file.parent) in failing(ledger.verify())["billing reports"]
+    write_table(file, pa.Table.from_pylist(rows, SUMMARY_FILE), stated)
+    assert "the manifest says" in failing(ledger.verify())["billing reports"]
+    # With a manifest to go with it the totals that the Parquet files state are others; then the lake's are.
+    manifest = read_manifest(file.parent)
+    write_manifest(file.parent, manifest.facts, list(manifest.files))
+    assert "summary.parquet says otherwise than the manifest" in failing(ledger.verify())["billing reports"]
+    lines = file.with_name("itemised.parquet")
+    totals = json.dumps(read_manifest(file.parent).content["totals"], sort_keys=True, separators=(",", ":"))
+    for path in (file, lines):
+        table = pq.ParquetFile(path).read()
+        says = {key: value for key, value in read_footer(path).stated.items() if not key.endswith("_hash")}
+        write_table(path, table.replace_schema_metadata(None), {**says, "totals": totals})
+    write_manifest(file.parent, manifest.facts, list(manifest.files))
+    assert f"{file.parent}, organization" in failing(ledger.verify())["billing reports"]
 
 
 def test_a_damaged_or_lost_report_is_found(ledger: Ledger) -> None:
@@ -534,24 +561,26 @@ def test_a_damaged_or_lost_report_is_found(ledger: Ledger) -> None:
 
 
 def test_a_damaged_report_hides_no_other_finding(ledger: Ledger) -> None:
-    kept = {path: path.read_bytes() for path in ledger.reports.rglob("*/*/*.parquet")}
+    kept = {path: path.read_bytes() for path in ledger.reports.rglob("*/draft/*/*")}
     insert_events(ledger.db, payment_history(5, 600, after=1_500))
     ledger.refresh()
     # Reports that missed events: each agrees with itself, none of them with the lake.
     stale = sorted({path.parent for path, content in kept.items() if path.read_bytes() != content})
-    damaged, month = stale[0], stale[0].parent.name
+    damaged, month = stale[0], stale[0].parent.parent.name
     for path, content in kept.items():
         path.write_bytes(content)
     (damaged / "summary.parquet").unlink()
     said = failing(ledger.verify())["billing reports"].splitlines()
     assert sum(str(damaged) in line for line in said) == 1
-    assert any(line.startswith(f"{month}, organization") for line in said)
-    assert any(line[:7] > month for line in said if line.startswith("20"))
+    told = [Path(line.partition(", organization")[0]) for line in said if ", organization" in line]
+    months = {folder.parent.parent.name for folder in told}
+    assert month in months
+    assert max(months) > month
 
 
 def test_a_report_that_missed_a_late_event_is_found(ledger: Ledger, tmp_path: Path) -> None:
     insert_events(ledger.db, payment_history(5, 20, after=1_500))
-    kept = {path: path.read_bytes() for path in ledger.reports.rglob("2026-02/*/*.parquet")}
+    kept = {path: path.read_bytes() for path in ledger.reports.rglob("2026-02/draft/*/*")}
     ledger.refresh()
     for path, content in kept.items():
         path.write_bytes(content)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -127,9 +127,11 @@ def _pinned_version(project: Path) -> str:
 
 def test_it_installs_once_and_is_then_done_in_no_time(installed: Path) -> None:
     assert _pinned_version(installed) == "1.0"
-    begin = time.monotonic()
+    begin = resource.getrusage(resource.RUSAGE_CHILDREN)
     again = _setup(installed)
-    assert time.monotonic() - begin < 2
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor's time, of which other tests take their share.
+    assert end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime < 2
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 

@@ -65,7 +65,7 @@ class Side:
 
     def all(self, commands: list[Command]) -> list[CommandResult | tuple[str, str]]:
         outcomes = [told(outcome) for outcome in self.handler.handle_batch(commands)]
-        assert self.snapshots.flush(10)
+        assert self.snapshots.flush(120)
         return outcomes
 
     def snapshot(self, stream: str = "p") -> Snapshot | Broken | None:
@@ -141,7 +141,7 @@ def test_ten_thousand_events_with_a_snapshot_cost_about_what_ten_do(
         return examined(database, lambda: payments.handler._load(set(streams)))
 
     assert load("long") == 10_000 + SHORT_STREAM  # there is no snapshot yet: the price, for the comparison
-    payments.snapshots.flush(10)
+    payments.snapshots.flush(120)
     short = load("short")
     assert short <= SHORT_STREAM
     assert load("long") <= short + 3
@@ -219,7 +219,7 @@ def test_with_snapshots_of_any_policy_every_command_comes_to_what_it_comes_to_wi
             payments.db["snapshots"].delete_many({})
         outcomes = [told(outcome) for outcome in payments.handler.handle_batch(commands)]
         if fate != "late":
-            payments.snapshots.flush(10)
+            payments.snapshots.flush(120)
         assert outcomes == [told(outcome) for outcome in without.handle_batch(commands)]
 
 
@@ -301,7 +301,7 @@ def test_without_the_collection_everything_is_as_before(database: Db, side: Call
         "refund_exceeds_payment",
         "A refund of 9.89 EUR exceeds the 9.88 EUR left of the payment.",
     )
-    payments.snapshots.flush(10)
+    payments.snapshots.flush(120)
     assert payments.snapshot() is not None
 
 
@@ -371,7 +371,7 @@ def test_a_broken_snapshot_is_ignored_removed_and_taken_anew(
             state = payments.handler._load({stream})[stream].state
         assert state == Payment(11, "acme", "EUR", 1000, 10, 1), f"damage {number} was believed"
         assert f"The snapshot of {stream!r} is ignored and removed: " in caplog.text
-        payments.snapshots.flush(10)
+        payments.snapshots.flush(120)
         found = payments.snapshot(stream)
         assert isinstance(found, Snapshot)
         assert (found.version, found.data) == (11, data(refundedMinor=10))
@@ -403,14 +403,14 @@ def test_a_snapshot_of_another_schema_is_ignored_and_only_ever_replaced_by_a_lat
     right = payments.handler._load({"p"})["p"].state
     lie(payments, "p", schema_version=0, data={"of": "yesterday"})
     assert payments.handler._load({"p"})["p"].state == right
-    payments.snapshots.flush(10)
+    payments.snapshots.flush(120)
     found = payments.snapshot()
     assert isinstance(found, Snapshot)
     assert found.schema_version == SNAPSHOT.schema_version
     # A later program runs beside this one: its snapshots are left to it.
     lie(payments, "p", schema_version=99, data={"of": "tomorrow"})
     assert payments.handler._load({"p"})["p"].state == right
-    payments.snapshots.flush(10)
+    payments.snapshots.flush(120)
     found = payments.snapshot()
     assert isinstance(found, Snapshot)
     assert found.schema_version == 99
@@ -479,7 +479,7 @@ def test_writing_holds_nobody_up_and_what_finds_no_room_is_dropped(
     free, save = threading.Event(), SnapshotStore.save
 
     def slow(self: SnapshotStore, snapshot: Snapshot) -> bool:
-        assert free.wait(30)
+        assert free.wait(120)
         return save(self, snapshot)
 
     monkeypatch.setattr(SnapshotStore, "save", slow)

@@ -57,7 +57,7 @@ def append(stream: str, *names: str) -> Append:
 
 
 def eventually(reached: Callable[[], Any], what: str) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while not reached():
         assert time.monotonic() < until, f"never: {what}"
         time.sleep(0.01)
@@ -144,7 +144,7 @@ class Reader(threading.Thread):
 
     def stop(self) -> None:
         self.subscription.close()
-        self.join(60)
+        self.join(180)
         assert not self.is_alive()
 
 
@@ -183,7 +183,8 @@ def test_no_event_is_missed_doubled_or_out_of_order_from_catching_up_to_live(
             if woken_by == "a killed change stream":
                 killed += kill_change_streams(database)
             time.sleep(0.005)
-        assert killed or woken_by != "a killed change stream"
+        if woken_by == "a killed change stream" and not killed:  # the writers were faster than the watch
+            eventually(lambda: kill_change_streams(database), "a change stream to kill")
         total = store.head()
         assert total == 100 + 8 * 40
         # Live by now, and each event is one of its own.
@@ -272,7 +273,7 @@ def test_closing_ends_a_subscription_that_waits_at_once(subscriptions: Subscript
     waiting = [Reader(subscriptions.subscribe()), Reader(subscriptions.subscribe(only=REFUNDS))]
     waiting[0].stop()
     subscriptions.close()
-    waiting[1].join(60)
+    waiting[1].join(180)
     assert not waiting[1].is_alive()
     assert list(waiting[1].subscription) == []
 
@@ -445,7 +446,7 @@ def test_a_consumer_handles_each_event_in_order_and_goes_on_where_it_was_stopped
     running.start()
     for _ in range(20):
         store.append(append("later"))
-    running.join(60)
+    running.join(180)
     assert seen == list(range(1, 71))
     state = subscriptions.state("c")
     assert (state.position, state.status, state.last_error) == (70, "live", None)
@@ -464,7 +465,7 @@ def test_the_checkpoint_of_a_live_consumer_moves_also_when_nothing_it_wants_come
             eventually(lambda at=position: store.checkpoint("c") == at, "the checkpoint")  # type: ignore[misc]
     finally:
         consumer.close()
-        running.join(60)
+        running.join(180)
 
 
 class Crash(BaseException):

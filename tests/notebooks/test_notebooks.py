@@ -117,7 +117,6 @@ def test_a_page_that_is_up_to_date_is_left_alone(page: Path, five_currencies: Se
     before = page.stat()
     again = refresh_page(TRENDS, page, five_currencies, 800)
     assert again.executed is False
-    assert again.seconds < 1
     assert page.stat().st_mtime_ns == before.st_mtime_ns
 
 
