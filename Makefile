@@ -2,7 +2,7 @@
 # PYTHON=python3.12 picks the Python, INPUT=FILE the demo's file, ARGS=... goes to pytest or the benchmarks.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo bench clean lock
+.PHONY: help setup check format test demo docs bench clean lock
 
 VENV_PYTHON := .venv/bin/python
 ARGS ?=
@@ -27,18 +27,23 @@ format: setup ## let ruff format and mend what it can
 
 # A file at a time for each worker, the longest ones first, so that nobody waits for one of them at the end. Three
 # workers for two cores: they wait for disks and servers as much as they compute.
-LONGEST := integration/test_reconciliation integration/test_real_data integration/test_demo \
-	integration/test_dagster_commands integration/test_store_model integration/test_store_model_async \
-	faults/test_replica_set integration/test_setup faults/test_kill integration/test_embedded \
-	integration/test_readme integration/test_rebuild faults/test_positions
+LONGEST := integration/test_dagster_commands integration/test_demo integration/test_real_data \
+	integration/test_reconciliation integration/test_engines integration/test_store_model \
+	integration/test_store_model_async integration/test_embedded faults/test_replica_set \
+	integration/test_dagster_runs integration/test_projections faults/test_positions integration/test_setup \
+	integration/test_rebuild integration/test_archive faults/test_kill
 
 test: ## run the tests (ARGS='-k money -x' narrows them)
 	@sh scripts/setup.sh --needs-mongodb
+	@sh scripts/setup_spark.sh
 	$(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONGEST:%=tests/%.py) tests $(ARGS)
 
 demo: ## simulated business, or INPUT=FILE, through events, lake, reports and notebook
 	@sh scripts/setup.sh --needs-mongodb
 	@$(VENV_PYTHON) -m pipelines.demo $${INPUT:+--input "$$INPUT"}
+
+docs: setup ## write the tables of docs/data-dictionary.md anew
+	$(VENV_PYTHON) -m scripts.data_dictionary
 
 bench: ## measure the ratios, each pair side by side in one run
 	@sh scripts/setup.sh --needs-mongodb

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, lake, live, load, projections, queries, reading, rebuild
+from benchmarks import append, lake, live, load, projections, queries, reading, rebuild, reports
 from benchmarks.measure import Figure, Scale
 from ledgerlake.mongo.embedded import ensure_running, stop
 from ledgerlake.settings import Settings
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "reading": reading.run,
     "import": load.run,
     "lake": lake.run,
+    "reports": reports.run,
     "projections": projections.run,
     "queries": queries.run,
     "live": live.run,
