@@ -49,7 +49,7 @@ _LINES_AT_ONCE: Final = 2_000_000
 _BATCH: Final = 5 * ROW_GROUP
 # A report of more lines is written as they come, rather than held.
 _STREAMED: Final = 200_000
-_WRITERS: Final = 3
+_WRITERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
