@@ -38,7 +38,7 @@ def billing_reports(
     out = ledger.settings.reports_dir
     with at_work(context), ledger.open() as opened:
         done = refresh_billing(
-            opened.lake, out, opened.periods.books(), on_progress=progress(context), engine=opened.engine
+            opened.lake, out, opened.periods.books, on_progress=progress(context), engine=opened.engine
         )
         metadata = advanced(
             context,

@@ -411,7 +411,7 @@ class LedgerLake:
         """
         from ledgerlake.reports.verify import verify_reports
 
-        found = verify_reports(folder, self.lake, self.periods.books(), rates)
+        found = verify_reports(folder, self.lake, self.periods.books(), rates, self.settings.reports_dir)
         differences = self.gate.lake(found.position) if found.position <= self.lake.position() else []
         return replace(found, differences=(*found.differences, *differences))
 
@@ -529,7 +529,7 @@ class LedgerLake:
 
         refreshed = self.lake.refresh(self.db, on_progress=on_progress)
         refresh_tables(self.lake, self.engine)
-        refresh_billing(self.lake, self.settings.reports_dir, self.periods.books(), engine=self.engine)
+        refresh_billing(self.lake, self.settings.reports_dir, self.periods.books, engine=self.engine)
         return refreshed
 
     def rebuild_projection(

@@ -166,7 +166,7 @@ def test_a_close_killed_at_any_moment_is_whole_or_not_there_and_the_next_ends_it
     reference = contents(revision)
     assert len(reference) >= 7
     total = changes(settings)
-    moments: list[tuple[int, Moment | None]] = [(number, None) for number in spread(total, 10)]
+    moments: list[tuple[int, Moment | None]] = [(number, None) for number in spread(total, 16)]
     moments += [(-1, Moment(commands, side)) for side in (BEFORE, AFTER)]
     states = set()
     for number, moment in moments:
@@ -232,7 +232,7 @@ def test_files_of_a_report_killed_at_any_moment_are_old_or_new_and_the_next_run_
     shutil.copytree(before, out)
     forking.run(f"{HERE}:{work}", 0)
     assert contents(out) == new != old
-    for number in spread(changes(settings), 4):
+    for number in spread(changes(settings), 6):
         shutil.rmtree(out)
         shutil.copytree(before, out)
         assert forking.run(f"{HERE}:{work}", number).killed, number

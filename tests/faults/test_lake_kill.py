@@ -35,8 +35,8 @@ from tests.shared_log import SharedLog, shared_log
 Db = Database[dict[str, Any]]
 HERE = "tests.faults.test_lake_kill"
 SEED = 20261124
-REFRESHES = 12
-REBUILDS = 8
+REFRESHES = 14
+REBUILDS = 10
 EVENTS = 1_200
 SEGMENT = 150
 CODE = {

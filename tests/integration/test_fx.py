@@ -156,7 +156,7 @@ def test_a_day_without_a_rate_stops_the_report_or_leaves_its_lines_unconverted_a
 
 
 def test_a_converted_report_is_known_by_its_rates_and_checked_with_them(
-    lake: EventLake, tmp_path: Path, file: Path
+    database: Db, lake: EventLake, tmp_path: Path, file: Path
 ) -> None:
     rates = Rates.load(file)
     newer = tmp_path / "newer" / "treasury.csv"
@@ -176,11 +176,46 @@ def test_a_converted_report_is_known_by_its_rates_and_checked_with_them(
             assert (again / path.relative_to(tmp_path / "one")).read_bytes() == path.read_bytes()
     sound = verify_reports(tmp_path / "one", lake, rates=rates)
     assert (sound.ok, sound.notes) == (True, ())
-    # Negative control: without the right rates the converted amounts can not be made again, which is told.
-    assert verify_reports(tmp_path / "one", lake, rates=Rates.load(newer)).notes != ()
+    # Without the right rates the converted amounts can not be made again, which is told, and no difference.
+    for wrong in (Rates.load(newer), None):
+        found = verify_reports(tmp_path / "one", lake, rates=wrong)
+        assert (found.ok, len(found.notes)) == (True, 1), found
+        assert "in EUR were not computed again: give the rates of treasury.csv" in found.notes[0]
+    # Negative control: what was not converted is compared all the same.
+    data = event(6, "p5", "PaymentProcessed", 778, currency="EUR", at=TOO_EARLY)["eventData"]
+    database["events"].update_one({"position": 6}, {"$set": {"eventData": data}})
+    other = EventLake(tmp_path / "other lake", 100)
+    other.refresh(database)
+    told = "".join(verify_reports(tmp_path / "one", other).differences)
+    assert "amount_minor is 777, the lake gives 778" in told
+    assert "fx_" not in told
 
 
-def test_from_the_command_line(lake: EventLake, environ: dict[str, str], tmp_path: Path, file: Path) -> None:
+def test_reports_of_some_are_compared_whatever_others_have_no_rate_for(
+    database: Db, settings: Settings, tmp_path: Path, file: Path
+) -> None:
+    insert_events(
+        database,
+        [
+            event(1, "p1", "PaymentProcessed", 100, currency="GBP", at=MONDAY, organization="acme"),
+            event(2, "p2", "PaymentProcessed", 200, currency="GBP", at=MONDAY, organization="beta"),
+            event(3, "p3", "PaymentProcessed", 300, currency="BHD", at=TOO_EARLY, organization="gulf"),
+        ],
+    )
+    lake = EventLake(settings.lake_dir, 100)
+    lake.refresh(database)
+    rates = Rates.load(file)
+    for name in ("acme", "beta"):
+        bill(lake, tmp_path / "some", organization=name, currency="EUR", rates=rates)
+    found = verify_reports(tmp_path / "some", lake, rates=rates)
+    assert (found.ok, found.reports, found.notes) == (True, 2, ()), found
+    with pytest.raises(ReportError, match="no rate for BHD"):
+        bill(lake, tmp_path / "all", currency="EUR", rates=rates)
+
+
+def test_from_the_command_line(
+    lake: EventLake, environ: dict[str, str], tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(*words: str) -> tuple[int, str]:
         command = ["report", "billing", "--period", "2024-03", "--out", str(tmp_path / "out"), *words]
         result = CliRunner().invoke(app, command, env={**environ, "LEDGERLAKE_SEGMENT_SIZE": "100"})
@@ -199,3 +234,12 @@ def test_from_the_command_line(lake: EventLake, environ: dict[str, str], tmp_pat
     code, said = run("--rates", str(file))
     assert code != 0
     assert "--currency" in said
+    # Verified with the rates, with others (those of the package), and with none at all.
+    command, env = ["report", "verify", str(tmp_path / "out")], {**environ, "LEDGERLAKE_SEGMENT_SIZE": "100"}
+    for words, notes in ((["--rates", str(file)], 0), ([], 1), ([], 1)):
+        result = CliRunner().invoke(app, [*command, *words], env=env)
+        assert (result.exit_code, result.output.count("note: ")) == (0, notes), result.output
+        if notes:
+            monkeypatch.setattr("ledgerlake.reports.rates.find_spec", lambda _: None)
+    with pytest.raises(ReportError, match="No exchange rates are at hand"):
+        Rates.load()

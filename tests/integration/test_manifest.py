@@ -21,11 +21,13 @@ from typer.testing import CliRunner
 from ledgerlake.application import LedgerLake
 from ledgerlake.cli import app
 from ledgerlake.reports import ReportError
+from ledgerlake.reports.books import EMPTY_BOOKS, Books
 from ledgerlake.reports.close import Revision
 from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.manifest import (
     MANIFEST,
     TABLES,
+    generator,
     read_manifest,
     report_id,
     write_json,
@@ -63,10 +65,12 @@ def write(
     organization: str | None = None,
     formats: Sequence[str] = FEW,
     position: int | None = None,
+    books: Books = EMPTY_BOOKS,
 ) -> None:
     pinned = ledger.lake.pin(position)
+    spec = ReportSpec(Interval.parse("2026-02"), organization, books)
     with pinned.duckdb() as connection:
-        write_reports(pinned, connection, ReportSpec(Interval.parse("2026-02"), organization), out, formats)
+        write_reports(pinned, connection, spec, out, formats)
 
 
 def close(ledger: LedgerLake, period: str, formats: Sequence[str]) -> list[Revision]:
@@ -108,7 +112,10 @@ def test_a_report_is_in_order_and_its_files_say_what_the_manifest_says(
 
 
 def test_the_id_is_of_what_the_report_is_a_function_of() -> None:
-    facts = {"interval": {"label": "2011-11", "start": "a", "end": "b", "zone": "UTC"}, "position": 5}
+    facts: dict[str, Any] = {
+        "interval": {"label": "2011-11", "start": "a", "end": "b", "zone": "UTC"},
+        "position": 5,
+    }
     same = {"position": 5, "interval": {**facts["interval"], "label": "2011-11-01..2011-11-30"}}
     assert report_id(facts) == report_id(same)
     others = [{**facts, "position": 6}, {**facts, "interval": {**facts["interval"], "zone": "Asia/Tokyo"}}]
@@ -151,6 +158,8 @@ def test_a_file_that_is_missing_too_many_or_of_another_report_is_found(
         kept.rename(one)
     with pytest.raises(ReportError, match="no reports"):
         verify_reports(ledger.settings.home)
+    with pytest.raises(ReportError, match="is no folder"):
+        verify_reports(reports / "no such")
 
 
 def test_a_report_that_was_made_up_consistently_is_not_what_the_lake_says(
@@ -207,6 +216,71 @@ def test_a_closed_revision_is_the_one_that_was_closed(ledger: LedgerLake) -> Non
     assert "the list of closed periods says otherwise" in "".join(ledger.verify_reports(root).differences)
 
 
+def test_a_report_by_books_that_never_were_is_found(ledger: LedgerLake, tmp_path: Path) -> None:
+    """Before a close, after it, and after a reopening are sound; what the list never said is not."""
+    before, after, again, never = (tmp_path / name for name in ("before", "after", "again", "never"))
+    write(ledger, before, position=119, books=ledger.periods.books())
+    ledger.gate.everything = lambda position: None  # type: ignore[method-assign]
+    ledger.gate._agreed.add(100)
+    ledger.periods.close("2026-01", 100, by="ann", through=True)
+    closed = ledger.periods.books()
+    write(ledger, after, books=closed)
+    ledger.periods.reopen("2026-01", reason="a credit was forgotten", by="bob")
+    write(ledger, again, books=ledger.periods.books())
+    for folder in (before, after, again):
+        found = ledger.verify_reports(folder)
+        assert found.ok, found
+    # Negative control: the same close, one position earlier.
+    [entry] = closed.entries
+    write(ledger, never, books=replace(closed, entries=(replace(entry, position=99),)))
+    found = ledger.verify_reports(never)
+    assert len(found.differences) == found.reports >= 4
+    assert "with 2026-01 closed before position 120: this ledger's never said so" in found.differences[0]
+    assert verify_reports(never, ledger.lake).ok  # by the lake alone it can not be told
+
+
+def test_a_revision_whose_manifest_or_folder_is_gone_is_told(ledger: LedgerLake, tmp_path: Path) -> None:
+    [closed] = close(ledger, "2026-01", FEW)
+    root, books = ledger.settings.reports_dir, ledger.periods.books()
+    kept = shutil.copytree(closed.folder, tmp_path / "kept")
+
+    def told(folder: Path) -> str:
+        return "\n".join(verify_reports(folder, None, books, home=root).differences)
+
+    assert [told(each) for each in (root, root / "2026-01", closed.folder)] == [""] * 3
+    reports = sorted(path for path in closed.folder.iterdir() if path.is_dir())
+    assert told(reports[0]) == ""
+    (closed.folder / MANIFEST).unlink()
+    shutil.rmtree(reports[1])
+    for folder in (root, root / "2026-01", closed.folder):
+        assert f"{closed.folder / MANIFEST}: " in told(folder)
+    assert "it says that it was closed, and" in told(reports[0])
+    for report in reports[:1] + reports[2:]:
+        shutil.rmtree(report)
+    assert f"{closed.folder / MANIFEST}: " in told(root)
+    closed.folder.rmdir()
+    for folder in (root, root / "2026-01"):
+        assert f"{closed.folder} is missing, as which ann closed 2026-01" in told(folder)
+    # A folder of somebody's own need not hold what was closed.
+    write(ledger, tmp_path / "mine")
+    assert told(tmp_path / "mine") == ""
+    shutil.copytree(kept, closed.folder)
+    assert told(root) == ""
+
+
+def test_files_that_another_version_wrote_and_nobody_can_make_again_are_named(
+    ledger: LedgerLake, reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = {**generator(), "polars": "99"}
+    monkeypatch.setattr("ledgerlake.reports.verify.generator", lambda: newer)
+    found = ledger.verify_reports(reports)
+    assert found.ok, found
+    [note] = found.notes
+    said = "itemised.csv, summary.csv were compared with their manifests only, which another version wrote: "
+    assert note.startswith(said)
+    assert all(str(folder) in note for folder in sorted(reports.iterdir())[:4])
+
+
 def test_the_same_inputs_give_the_same_bytes_in_any_home_zone_and_locale(
     ledger: LedgerLake, environ: dict[str, str], tmp_path: Path
 ) -> None:
@@ -253,6 +327,8 @@ def test_the_command_verifies_and_ends_with_1_where_something_differs(
     path.write_bytes(path.read_bytes()[:-1])
     code, told = verified()
     assert (code, str(path.parent) in told) == (1, True)
+    done = CliRunner().invoke(app, ["report", "verify", str(reports / "no such")], env=environ)
+    assert (done.exit_code, "does not exist" in done.output) == (2, True), done.output
     # Without the database: against the lake only, and it says so.
     environ["LEDGERLAKE_MONGODB_URI"] = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50"
     code, told = verified()

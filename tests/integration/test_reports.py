@@ -25,6 +25,7 @@ from ledgerlake.domain.money import exponent
 from ledgerlake.eventstore.columnar import columns_of_documents
 from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.lake.event_lake import EventLake
+from ledgerlake.lake.files import FolderBusyError, exclusive
 from ledgerlake.lake.pinned import PinnedLake
 from ledgerlake.reports import (
     BillingReport,
@@ -36,9 +37,10 @@ from ledgerlake.reports import (
 )
 from ledgerlake.reports.billing_definition import CATEGORIES, LINE_FX, SUMMARY_FX
 from ledgerlake.reports.bookings import summaries
+from ledgerlake.reports.books import Books, Entry
 from ledgerlake.reports.manifest import read_manifest
 from ledgerlake.reports.slug import slug
-from ledgerlake.reports.writer import write_reports
+from ledgerlake.reports.writer import LOCK, write_reports
 from tests.builders import event, insert_events, payment_history
 
 Db = Database[dict[str, Any]]
@@ -296,6 +298,65 @@ def test_a_month_without_movements_is_a_report_without_lines(
         found = rows(out, "2026-07", organization, "summary")
         assert found == expected_summary(documents, "2026-07", organization)
         assert all(row["opening_minor"] == row["closing_minor"] != 0 for row in found)
+
+
+def test_reports_that_do_not_add_up_together_never_lie_beside_each_other(
+    database: Db, lake: EventLake, out: Path
+) -> None:
+    at = datetime(2026, 1, 31, 23, 30, tzinfo=UTC)
+    first = [event(1, "p", "PaymentProcessed", 100, at=at), event(2, "q", "PaymentProcessed", 5)]
+    insert_events(database, first)
+    lake.refresh(database)
+    bill(lake, "2026-01", None, out)
+    [folder] = [path.parent for path in out.glob("2026-01/*/manifest.json")]
+    mine = folder / "notes.xlsx"
+    mine.write_text("checked")
+    bill(lake, "2026-01", None, out)
+    assert mine.read_text() == "checked"
+    with pytest.raises(ReportError, match="count movements twice"):
+        billing(lake, ReportSpec(Interval.parse("2026-01", "Europe/Berlin")), out)
+    # As of an earlier position there is one organization less: its report goes, what is not ours stays.
+    insert_events(database, [event(3, "z", "PaymentProcessed", 7, at=at, organization="later")])
+    lake.refresh(database)
+    bill(lake, "2026-01", None, out)
+    assert (out / "2026-01" / "later" / "manifest.json").exists()
+    bill(lake, "2026-01", None, out, as_of="2")
+    assert not (out / "2026-01" / "later").exists()
+    assert mine.exists()
+    with pytest.raises(ReportError, match="has not come yet"):
+        bill(lake, "2026-01", None, out, as_of="2999-01-01T00:00Z")
+
+
+def test_the_books_are_read_when_nobody_else_writes_any_more(
+    database: Db, lake: EventLake, out: Path
+) -> None:
+    """A close that comes while a refresh waits counts: else its late line would be in a draft."""
+    january, february = datetime(2026, 1, 9, tzinfo=UTC), datetime(2026, 2, 9, tzinfo=UTC)
+    insert_events(
+        database,
+        [
+            event(n, str(n), "PaymentProcessed", 5, at=at)
+            for n, at in enumerate([january, january, february], 1)
+        ],
+    )
+    lake.refresh(database)
+    month = Interval.parse("2026-01")
+    entry = Entry(1, "close", "2026-01", "UTC", month.start, month.end, 1, 1, february, "ann")
+    (out / entry.folder).mkdir(parents=True)
+    seen: list[Books] = []
+
+    def books() -> Books:
+        lock = (out if not seen else out / "mine") / LOCK
+        with pytest.raises(FolderBusyError), exclusive(lock, timeout=0):
+            pass
+        seen.append(Books("UTC", (entry,)))
+        return seen[-1]
+
+    assert refresh_billing(lake, out, books).months == ("2026-02",)
+    report = billing(lake, ReportSpec(month), out / "mine", books=books)
+    assert (report.lines, len(seen)) == (1, 2)
+    # Negative control: with the books of before the close, the late line is in January's draft.
+    assert refresh_billing(lake, out).months == ("2026-01", "2026-02")
 
 
 @pytest.mark.parametrize("organization", ["Org 1", "org 1 ", "nobody", ""])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -95,18 +96,19 @@ def billing_command(
         table = Rates.load(rates)
     try:
         with LedgerLake.open(settings) as ledger, progress_bar(quiet=json) as bar:
-            books = ledger.periods.books()
-            if refresh:
+            # As of an instant is as of what was recorded by then: a lake that is behind does not know.
+            if refresh or (as_of is not None and not as_of.isdecimal()):
                 ledger.lake.refresh(ledger.db, lambda done, total: bar("event_lake", done, total))
             report = billing(
                 ledger.lake,
-                ReportSpec(interval, organization, books, currency, table, unconverted),
+                ReportSpec(interval, organization, currency=currency, rates=table, unconverted=unconverted),
                 out,
                 as_of=as_of,
                 formats=tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip())),
                 on_progress=lambda done, total: bar("billing", done, total),
                 gate=ledger.gate,
                 engine=ledger.engine,
+                books=ledger.periods.books,
             )
     except PublicationBlocked as blocked:
         console(stderr=True).print(str(blocked), markup=False, soft_wrap=True)
@@ -174,7 +176,13 @@ def billing_command(
 @report_app.command("verify")
 def verify_command(
     folder: Annotated[
-        Path, typer.Argument(help="A report's folder, or any folder with reports in it.", metavar="DIR")
+        Path,
+        typer.Argument(
+            help="A report's folder, or any folder with reports in it.",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+        ),
     ],
     rates: Annotated[
         Path | None,
@@ -192,19 +200,25 @@ def verify_command(
     from ledgerlake.application import LedgerLake
     from ledgerlake.lake.event_lake import EventLake
     from ledgerlake.mongo.connection import MongoUnreachable
+    from ledgerlake.reports import ReportError
     from ledgerlake.reports.rates import Rates
     from ledgerlake.reports.verify import converted, verify_reports
     from ledgerlake.settings import Settings
 
     settings = Settings.from_env()
-    table = Rates.load(rates) if rates is not None or converted(folder) else None
+    table = None
+    if rates is not None:
+        table = Rates.load(rates)
+    elif converted(folder):
+        with suppress(ReportError):  # what can not be computed again is told in a note
+            table = Rates.load()
     try:
         with LedgerLake.open(settings) as ledger:
             found = ledger.verify_reports(folder, table)
     except MongoUnreachable as error:
         lake = EventLake(settings.lake_dir, settings.segment_size)
         found = verify_reports(folder, lake, rates=table).noting(
-            f"the lake was not compared with the log: {error.message}"
+            f"the lake was not compared with the log, nor the reports with its closed months: {error.message}"
         )
     if json:
         print_json({"ok": found.ok, **plain(found)})

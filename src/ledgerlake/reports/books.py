@@ -175,6 +175,8 @@ def as_it_was(text: str, connection: Connection, books: Books) -> tuple[int, Boo
             "Give a number such as 1200, or an instant such as 2011-12-01T09:30Z.",
         ) from None
     instant = (instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)).astimezone(UTC)
+    if instant > datetime.now(UTC):
+        raise ReportError(f"{text} has not come yet.", "Name an instant that is past, or leave --as-of out.")
     found = connection.sql(
         "SELECT COALESCE(MAX(position), 0) AS position FROM events WHERE recorded_at <= $instant",
         params={"instant": instant},

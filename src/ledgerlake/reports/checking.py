@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 
 from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.lake.parquet import read_footer, read_verified
 from ledgerlake.reports.billing_definition import ITEMISED_FILE, SUMMARY_FILE
+from ledgerlake.reports.books import Books
 from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.manifest import (
     MANIFEST,
     TABLES,
     Manifest,
+    closed_facts,
     file_facts,
     read_json,
     read_manifest,
@@ -23,9 +25,6 @@ from ledgerlake.reports.manifest import (
     totals_of,
 )
 from ledgerlake.reports.revisions import digest_of
-
-if TYPE_CHECKING:
-    from ledgerlake.reports.books import Books
 
 _SCHEMAS: Final = dict(zip(TABLES, (ITEMISED_FILE, SUMMARY_FILE), strict=True))
 
@@ -136,6 +135,49 @@ def check_revision(folder: Path, books: Books | None) -> list[str]:
         return found
     except (ReportError, OSError, KeyError, TypeError) as error:
         return [f"{folder / MANIFEST}: {error}"]
+
+
+def check_listed(folder: Path, manifest: Manifest) -> list[str]:
+    """Whether a report that says it was closed is listed, as it is, by a revision in the folder above."""
+    if manifest.state.get("state") != "closed":
+        return []
+    above = folder.absolute().parent / MANIFEST
+    try:
+        told = read_json(above)["reports"].get(folder.absolute().name)
+        if told is None:
+            return [f"it says that it was closed, and {above} does not list it"]
+        if told["manifest"] != file_facts(folder / MANIFEST):
+            return [f"{MANIFEST} is not the one that was closed, says {above}"]
+    except (ReportError, OSError, KeyError, TypeError, AttributeError) as error:
+        return [f"it says that it was closed, and {above} can not be asked ({error!r})"]
+    return []
+
+
+def check_books(manifest: Manifest, books: Books) -> list[str]:
+    """Whether a report was made by the ledger's books, as they are or were at any time."""
+    facts = manifest.facts
+    try:
+        closed, zone = facts["books"]["closed"], facts["books"]["zone"]
+        entries = books.entries
+        if manifest.state.get("state") == "closed":
+            # Its own close, and what came later, had no say in it; what came before it did.
+            month = f"{facts['interval']['label']}/revision-{manifest.state['revision']}"
+            own = [each.number for each in entries if each.action == "close" and each.folder == month]
+            lengths = range(own[0] - 1, own[0]) if own else range(0)
+        else:
+            lengths = range(len(entries) + 1)
+        # Without a close the zone is only a setting, which may have been another one then.
+        if zone == books.zone or not closed:
+            for length in lengths:
+                if closed == closed_facts(Books(books.zone, entries[:length]), facts["position"]):
+                    return []
+    except (KeyError, TypeError, AttributeError) as error:
+        return [f"{MANIFEST} does not say by which books it was made ({error!r})"]
+    except ReportError as error:
+        return [str(error)]
+    periods = ", ".join(str(each["period"]) for each in closed) or "no month"
+    made = f"it was made by books in {zone} with {periods} closed before position {facts['position']:,}"
+    return [f"{made}: this ledger's never said so"]
 
 
 def visible(folder: Path) -> list[str]:

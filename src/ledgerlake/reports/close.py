@@ -202,7 +202,8 @@ class Periods:
             )
         closed = books.closed()
         if closed:
-            following = Interval.parse(closed[-1].period, books.zone).next()
+            # Where the last one ended, whatever the zone's rules have become since.
+            following = replace(Interval.parse(closed[-1].period, books.zone).next(), start=closed[-1].end)
         else:
             found = connection.sql("SELECT MIN(occurred_at) AS first FROM events").to_arrow_table()
             first = found["first"][0].as_py()

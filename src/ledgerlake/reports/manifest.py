@@ -88,17 +88,19 @@ def facts_of(spec: ReportSpec, organization: str, position: int, last_event_id: 
         },
         "position": position,
         "last_event_id": last_event_id,
-        "books": {
-            "zone": spec.books.zone,
-            "closed": [
-                {"period": each.period, "end": each.end.isoformat(), "position": each.position}
-                for each in spec.books.shut(position)
-            ],
-        },
+        "books": {"zone": spec.books.zone, "closed": closed_facts(spec.books, position)},
         "currency": spec.currency,
         "rates": None if spec.rates is None else {"digest": spec.rates.digest, "source": spec.rates.source},
         "unconverted": spec.unconverted,
     }
+
+
+def closed_facts(books: Books, position: int) -> list[Json]:
+    """The closes that have a say in a report as of a position."""
+    return [
+        {"period": each.period, "end": each.end.isoformat(), "position": each.position}
+        for each in books.shut(position)
+    ]
 
 
 def books_of(facts: Mapping[str, Any]) -> Books:

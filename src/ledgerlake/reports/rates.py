@@ -107,7 +107,10 @@ class Rates:
         if table.columns[0] != "date":
             raise ReportError(f"{path} has no column of dates first.", _REMEDY)
         long = table.unpivot(index="date", variable_name="currency", value_name="rate")
-        return cls.of(long.filter(~pl.col("rate").str.strip_chars().is_in(["", "N/A"])), ECB)
+        return cls.of(
+            long.filter(~pl.col("rate").str.strip_chars().is_in(["", "N/A"])),
+            ECB if path.name.startswith("eurofxref") else path.name,
+        )
 
     @classmethod
     def of(cls, table: pl.DataFrame, source: str) -> Rates:
@@ -198,11 +201,13 @@ class Rates:
         return lines
 
     def _answer(self, *asked: *tuple[date, str, str]) -> _Answer:
-        if asked not in self._answers:
+        # Reports are written by several threads.
+        answer = self._answers.get(asked)
+        if answer is None:
             if len(self._answers) >= _KEPT:
                 self._answers.clear()
-            self._answers[asked] = self._found(*asked)
-        return self._answers[asked]
+            answer = self._answers[asked] = self._found(*asked)
+        return answer
 
     def _found(self, day: date, currency: str, target: str) -> _Answer:
         rate = self.rate(day, currency, target)

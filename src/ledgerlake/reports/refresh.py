@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -77,7 +77,7 @@ class ReportsCheckpoint:
 def refresh_billing(
     lake: EventLake,
     out: Path,
-    books: Books = EMPTY_BOOKS,
+    books: Books | Callable[[], Books] = EMPTY_BOOKS,
     on_progress: OnProgress | None = None,
     engine: Engine = DUCKDB,
 ) -> BillingRefresh:
@@ -87,15 +87,19 @@ def refresh_billing(
     organizations concerned, or of everybody in a month that had none. If the books changed, all. Also those
     that were deleted, and revisions of closed months that are missing. The checkpoint, OUT/checkpoint.json,
     is written last: a run that dies is repeated by the next one, with the same bytes. Writes nothing if
-    nothing is new. `on_progress(done, total)` counts lines.
+    nothing is new. `books` may be a call that reads them, once nobody else writes here. `on_progress(done,
+    total)` counts lines.
 
     Raises:
         ReportError: the folder holds reports of another log, or a revision can not be written again.
         LakeError, CorruptFileError: the lake can not be read.
     """
     with exclusive(out / LOCK):
-        complete_revisions(lake, out, books, engine)
         pinned = lake.pin()
+        # Read last: a close before that position must be known, or a line would be in two reports.
+        if callable(books):
+            books = books()
+        complete_revisions(lake, out, books, engine)
         known = usable(read_checkpoint(out), books)
         missing = {month for month, slugs in known.months.items() if not _all_there(out, month, slugs)}
         if known.position == pinned.position and known.last_event_id == pinned.last_event_id and not missing:
@@ -188,7 +192,7 @@ def _due(
     shown = {Interval.parse(label, books.zone) for label in known.months} if known.position else set()
     due: dict[Interval, frozenset[str] | None] = {}
     for month in sorted(found | shown):
-        if month.start < _shut(books):
+        if month.end <= _shut(books):
             continue
         if month not in shown or month.label in missing:
             due[month] = None

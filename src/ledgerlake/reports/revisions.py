@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ DRAFT: Final = "draft"
 _LOG: Final = logging.getLogger(__name__)
 _HIDDEN: Final = ".{}.writing"
 _READ_ONLY: Final = 0o444
+_REVISION: Final = re.compile(r"revision-[0-9]+")
 
 
 class Gatekeeper(Protocol):
@@ -100,6 +102,11 @@ def missing(out: Path, books: Books) -> list[Entry]:
     return [entry for entry in closes if not (out / entry.folder).is_dir()]
 
 
+def is_revision_name(name: str) -> bool:
+    """Whether a folder of this name is that of a closed month's revision, whatever is in it."""
+    return _REVISION.fullmatch(name) is not None
+
+
 def _complete(lake: EventLake, out: Path, books: Books, entry: Entry, engine: Engine) -> None:
     pinned = lake.pin(entry.position)
     with pinned.naming_damage(), engine.connect(pinned) as connection:
@@ -129,7 +136,7 @@ def write(
         shutil.rmtree(hidden)
     hidden.mkdir(parents=True)
     state = {"state": "closed", "revision": entry.revision, "supersedes": entry.supersedes}
-    spec = ReportSpec(Interval.parse(entry.period, entry.zone), books=books)
+    spec = ReportSpec(Interval(entry.start, entry.end, entry.zone, entry.period), books=books)
     report = write_reports(pinned, connection, spec, hidden, entry.formats, state=state, gate=gate)
     manifests = {slug(name): read_manifest(hidden / slug(name)) for name in report.organizations}
     digest = digest_of(manifests)

@@ -15,7 +15,14 @@ import pyarrow.compute as pc
 
 from ledgerlake.lake.errors import CorruptFileError, LakeError
 from ledgerlake.reports.billing_definition import LINE_FX, SUMMARY_FX
-from ledgerlake.reports.checking import check_report, check_revision, read_table, visible
+from ledgerlake.reports.checking import (
+    check_books,
+    check_listed,
+    check_report,
+    check_revision,
+    read_table,
+    visible,
+)
 from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.manifest import (
     DEFINITIONS,
@@ -28,9 +35,10 @@ from ledgerlake.reports.manifest import (
     interval_of,
     read_json,
 )
+from ledgerlake.reports.revisions import is_revision_name, missing
 from ledgerlake.reports.slug import slug
 from ledgerlake.reports.spec import ReportSpec
-from ledgerlake.reports.writer import write_reports
+from ledgerlake.reports.writer import Target, write_reports, write_targets
 
 if TYPE_CHECKING:
     import duckdb
@@ -72,16 +80,20 @@ def verify_reports(
     lake: EventLake | None = None,
     books: Books | None = None,
     rates: Rates | None = None,
+    home: Path | None = None,
 ) -> VerifiedReports:
     """Every report in a folder, at any depth: its files against its manifest, and that against the lake.
 
     Each report is written anew from the lake, as of its position, and compared, to the byte where this
     version wrote it. `books` are those of the ledger, which hold what was closed; `rates` are those of the
-    reports that were converted. What is not given is not compared.
+    reports that were converted; `home` is the ledger's own folder of reports, in which every revision that
+    the books name has to be. What is not given is not compared.
 
     Raises:
-        ReportError: the folder has no reports.
+        ReportError: the folder is not there, or has no reports.
     """
+    if not folder.is_dir():
+        raise ReportError(f"{folder} is no folder.", "Name a report's folder, or one with reports in it.")
     differences: list[str] = []
     notes: list[str] = []
     reports: dict[Path, Manifest] = {}
@@ -94,17 +106,36 @@ def verify_reports(
         manifest, found = check_report(each)
         differences += [f"{each}: {text}" for text in found]
         if manifest is not None:
+            differences += [f"{each}: {text}" for text in check_listed(each, manifest)]
             files += 1 + len(manifest.files)
             reports[each] = manifest
+    if home is not None and books is not None:
+        differences += _lost(folder, home, books)
     if not files and not differences:
         raise ReportError(f"There are no reports in {folder}.", f"A report has a file {MANIFEST}.")
+    groups = list(_alike(reports))
+    if books is not None:
+        for group in groups:
+            text = check_books(next(iter(group.values())), books)
+            differences += [f"{each}: {one}" for each in group for one in text]
     if lake is not None:
-        for group in _alike(reports):
+        for group in groups:
             against = _Against(lake, rates, group)
             differences += against.differences()
             notes += against.notes
     position = max((each.facts["position"] for each in reports.values()), default=0)
     return VerifiedReports(len(reports), files, position, tuple(differences), tuple(notes))
+
+
+def _lost(folder: Path, home: Path, books: Books) -> list[str]:
+    """The revisions that should be in the folder, as part of the ledger's own, and are not."""
+    inside = folder.resolve()
+    return [
+        f"{home / entry.folder} is missing, as which {entry.by} closed {entry.period}: restore it, or run"
+        " ledgerlake refresh, which writes it again"
+        for entry in missing(home, books)
+        if (home / entry.folder).resolve().is_relative_to(inside)
+    ]
 
 
 def converted(folder: Path) -> bool:
@@ -126,6 +157,9 @@ class _Against:
         self._rates = rates
         self._reports = dict(reports)
         self._facts = next(iter(self._reports.values())).facts
+        told = self._facts["rates"]
+        # Whether the reports were converted, at rates that are not at hand.
+        self._unrated = told is not None and (rates is None or rates.digest != told["digest"])
         self.notes: list[str] = []
 
     def differences(self) -> list[str]:
@@ -149,21 +183,37 @@ class _Against:
                 for folder, manifest in self._reports.items():
                     anew = Path(out) / slug(manifest.facts["organization"])
                     found += [f"{folder}: {text}" for text in self._compared(folder, manifest, anew)]
+                self._note_what_was_not()
                 return found
         except (LakeError, ReportError) as error:
             return [f"can not be compared with the lake: {where}. {error}"]
 
+    def _note_what_was_not(self) -> None:
+        """Which columns and files were not compared."""
+        facts = self._facts
+        if self._unrated:
+            self.notes.append(
+                f"converted amounts in {facts['currency']} were not computed again: give the rates of"
+                f" {facts['rates']['source']} with --rates"
+            )
+        # All have the same files.
+        names = [name for name in next(iter(self._reports.values())).files if name not in TABLES]
+        folders = [
+            str(folder)
+            for folder, manifest in self._reports.items()
+            if self._unrated or manifest.content["generator"] != generator()
+        ]
+        if names and folders:
+            why = "without their rates" if self._unrated else "which another version wrote"
+            more = f" and {len(folders) - _FEW:,} more" if len(folders) > _FEW else ""
+            self.notes.append(
+                f"{', '.join(names)} were compared with their manifests only, {why}:"
+                f" {', '.join(folders[:_FEW])}{more}"
+            )
+
     def _spec(self) -> ReportSpec:
         facts = self._facts
-        rates = None
-        if facts["rates"] is not None:
-            if self._rates is not None and self._rates.digest == facts["rates"]["digest"]:
-                rates = self._rates
-            else:
-                self.notes.append(
-                    f"converted amounts in {facts['currency']} were not computed again: give the rates of"
-                    f" {facts['rates']['source']} with --rates"
-                )
+        rates = None if facts["rates"] is None or self._unrated else self._rates
         return ReportSpec(
             interval_of(facts),
             books=books_of(facts),
@@ -179,17 +229,19 @@ class _Against:
         formats = sorted({_format(name) for name in one.files})
         left = {each.facts["organization"] for each in self._reports.values()}
         if len(left) > 1:
-            left -= set(write_reports(pinned, connection, spec, out, formats, state=one.state).organizations)
+            # Only theirs: others may have lines that can not be converted.
+            target = Target(spec.interval, out, frozenset(left))
+            [done] = write_targets(pinned, connection, spec, [target], formats, state=one.state)
+            left -= set(done.organizations)
         for name in sorted(left):
             alone = replace(spec, organization=name)
             write_reports(pinned, connection, alone, out, formats, state=one.state)
 
     def _compared(self, folder: Path, manifest: Manifest, anew: Path) -> list[str]:
-        converted = self._facts["rates"] is not None and self._rates is None
-        same = manifest.content["generator"] == generator()
+        same = manifest.content["generator"] == generator() and not self._unrated
         found = []
         for name, told in manifest.files.items():
-            if same and not converted and file_facts(anew / name) == told:
+            if same and file_facts(anew / name) == told:
                 continue
             if name in TABLES:
                 try:
@@ -198,9 +250,9 @@ class _Against:
                     continue  # told already
                 found += [
                     f"{name}: {text}"
-                    for text in _differing_rows(read_table(anew / name), here, not converted)
+                    for text in _differing_rows(read_table(anew / name), here, not self._unrated)
                 ]
-            elif same and not converted:
+            elif same:
                 found.append(f"{name} is not what the lines and the summary give")
         return found
 
@@ -250,7 +302,7 @@ def _alike(reports: Mapping[Path, Manifest]) -> Iterator[dict[Path, Manifest]]:
 def _folders(folder: Path) -> Iterator[Path]:
     """The folders of reports and revisions in a folder, that itself included, in order."""
     names = visible(folder)
-    if MANIFEST in names or any(name in names for name in TABLES):
+    if MANIFEST in names or any(name in names for name in TABLES) or is_revision_name(folder.absolute().name):
         yield folder
     for name in names:
         if (folder / name).is_dir():
@@ -262,7 +314,10 @@ def _is_revision(folder: Path) -> bool:
     try:
         found: bool = read_json(folder / MANIFEST).get("type") == "period"
     except (ReportError, OSError):
-        return any((folder / name).is_dir() for name in visible(folder))
+        names = visible(folder)
+        return any((folder / name).is_dir() for name in names) or (
+            is_revision_name(folder.absolute().name) and not any(name in names for name in TABLES)
+        )
     return found
 
 

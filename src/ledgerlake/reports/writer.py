@@ -29,7 +29,7 @@ from ledgerlake.reports.billing_definition import (
 from ledgerlake.reports.bookings import movements, summaries
 from ledgerlake.reports.clock import milliseconds
 from ledgerlake.reports.errors import ReportError
-from ledgerlake.reports.formats import FORMATS, export
+from ledgerlake.reports.formats import FORMATS, OTHERS, export
 from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.lines import LineMaker, Row, Sums
 from ledgerlake.reports.manifest import MANIFEST, TABLES, facts_of, stated, totals_of, write_manifest
@@ -294,9 +294,8 @@ class _Reports:
         if others:
             files += export(folder, others)
         # What an earlier report left in other formats says something else by now.
-        for path in folder.iterdir():
-            if path.suffix in (".csv", ".xlsx", ".html") and path not in files:
-                path.unlink()
+        for name in OTHERS - {path.name for path in files}:
+            (folder / name).unlink(missing_ok=True)
         write_manifest(folder, facts, [path.name for path in files], self._state)
         return [*files, folder / MANIFEST]
 

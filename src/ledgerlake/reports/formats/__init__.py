@@ -12,7 +12,7 @@ from typing import Final
 from ledgerlake.lake.files import remove_leftovers, write_atomically
 from ledgerlake.reports.errors import ReportError
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "OTHERS", "export"]
 
 _FILES: Final[dict[str, tuple[str, ...]]] = {
     "parquet": ("itemised.parquet", "summary.parquet"),
@@ -22,6 +22,8 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
 }
 FORMATS: Final = tuple(_FILES)
 """What a report can be asked for in; parquet is always there."""
+OTHERS: Final = frozenset(file for name in FORMATS if name != "parquet" for file in _FILES[name])
+"""The files of the formats but parquet."""
 
 
 def export(folder: Path, formats: Sequence[str]) -> list[Path]:
