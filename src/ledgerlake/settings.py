@@ -42,8 +42,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
+from ledgerlake.domain.zone import iana_zone
 from ledgerlake.errors import LedgerLakeError
 
 _RESERVED_DATABASES = frozenset({"admin", "local", "config"})
@@ -233,10 +233,8 @@ def _projections(environ: Mapping[str, str]) -> tuple[str, ...]:
 def _zone(environ: Mapping[str, str]) -> str:
     name = environ.get("LEDGERLAKE_BOOKS_ZONE") or "UTC"
     try:
-        if name == "localtime":  # another one on the next machine
-            raise ValueError
-        ZoneInfo(name)
-    except (LookupError, ValueError, OSError):
+        iana_zone(name)
+    except ValueError:
         raise SettingsError(
             f"LEDGERLAKE_BOOKS_ZONE={name!r} is no IANA time zone.", "Set it to a name such as Europe/Berlin."
         ) from None

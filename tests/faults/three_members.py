@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +13,8 @@ from typing import Any
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+
+from tests.ports import free_ports
 
 NAME = "three"
 PATIENCE = 180.0  # seconds for what takes two or three
@@ -83,7 +83,7 @@ class ThreeMembers:
 
     def __init__(self, mongod: Path, folder: Path) -> None:
         self._mongod = mongod
-        self.members = [Member(folder / f"member-{port}", port) for port in _free_ports(3)]
+        self.members = [Member(folder / f"member-{port}", port) for port in free_ports(3)]
 
     @property
     def uri(self) -> str:
@@ -190,18 +190,3 @@ def _until(reached: Callable[[], bool], what: str) -> None:
     while not reached():
         assert time.monotonic() < give_up, f"{PATIENCE:.0f} s, and still not: {what}"
         time.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Below the ports of outgoing connections: free, too, when a member that was killed comes back."""
-    found: list[int] = []
-    for port in random.sample(range(12_000, 20_000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            break
-    return found

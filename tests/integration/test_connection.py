@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -27,18 +26,7 @@ from ledgerlake.mongo.connection import MongoUnreachable, MongoUnsuitable, conne
 from ledgerlake.mongo.embedded import ensure_running, status, stop
 from ledgerlake.mongo.indexes import COLLECTIONS, INDEXES, ensure_schema
 from ledgerlake.settings import Settings
-
-
-def _free_port() -> int:
-    """Below the ports of outgoing connections, and apart from those that embedded servers take."""
-    for port in random.sample(range(12_000, 20_000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
+from tests.ports import free_ports
 
 
 @pytest.fixture
@@ -52,7 +40,7 @@ def nobodys_port() -> Iterator[int]:
 @pytest.fixture
 def standalone(tmp_path: Path) -> Iterator[str]:
     """A real mongod without a replica set."""
-    port = _free_port()
+    [port] = free_ports(1)
     data = tmp_path / "standalone"
     data.mkdir()
     command = [

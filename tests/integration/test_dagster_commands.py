@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +23,7 @@ from ledgerlake.application import LedgerLake
 from ledgerlake.settings import Settings
 from pipelines.positions import Positions, positions
 from tests.builders import insert_events, payment_history
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 DG = Path(sys.executable).with_name("dg")
@@ -133,18 +132,6 @@ def wait_for(look: Callable[[], Any], tell: Callable[[], str] = str) -> Any:
     return found
 
 
-def free_port() -> int:
-    """Below the ports that systems give to outgoing connections: nobody gets it before it is listened on."""
-    for port in random.sample(range(12_000, 20_000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
-
-
 def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -156,7 +143,7 @@ class dagster_dev:  # noqa: N801
         self.env = env
 
     def __enter__(self) -> str:
-        port = free_port()
+        [port] = free_ports(1)
         command = [sys.executable, "-m", "dagster", "dev", "-m", "pipelines.definitions"]
         self.log = Path(self.env["LEDGERLAKE_HOME"]) / "dagster-dev.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -128,3 +128,10 @@ def test_a_password_in_a_uri_is_never_shown() -> None:
     assert redacted("mongodb://h/?tlsCertificateKeyFilePassword=s3&a=b") == (
         "mongodb://h/?tlsCertificateKeyFilePassword=***&a=b"
     )
+
+
+@pytest.mark.parametrize("name", ["localtime", "posixrules", "Factory", "Mars/Olympus", "../UTC"])
+def test_the_zone_of_the_books_is_one_and_the_same_on_every_machine(name: str) -> None:
+    assert Settings.from_env({"LEDGERLAKE_BOOKS_ZONE": "Europe/Berlin"}).books_zone == "Europe/Berlin"
+    with pytest.raises(SettingsError, match="no IANA time zone"):
+        Settings.from_env({"LEDGERLAKE_BOOKS_ZONE": name})

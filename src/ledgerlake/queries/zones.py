@@ -14,13 +14,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from ledgerlake.domain.zone import iana_zone
 from ledgerlake.queries.model import QueryError, text
 
 QUARTER: Final = timedelta(minutes=15)
 _LAST: Final = QUARTER - timedelta(milliseconds=1)
 _MARGIN: Final = timedelta(days=2)  # more than any zone is from UTC
-# Names that stand for whatever the machine is set to: the answer would be another one elsewhere.
-_NOT_ONE_ZONE: Final = ("localtime", "posixrules", "Factory")
 
 
 def zone_named(name: object) -> ZoneInfo:
@@ -31,10 +30,8 @@ def zone_named(name: object) -> ZoneInfo:
     """
     wanted = text("zone", name)
     try:
-        if wanted in _NOT_ONE_ZONE:
-            raise ValueError
-        return ZoneInfo(wanted)
-    except (LookupError, ValueError, OSError):
+        return iana_zone(wanted)
+    except ValueError:
         raise QueryError(
             f"zone {wanted!r} is no IANA time zone.", "Give a name such as Europe/Berlin or Asia/Kathmandu."
         ) from None

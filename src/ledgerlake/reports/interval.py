@@ -8,14 +8,13 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from ledgerlake.domain.zone import iana_zone
 from ledgerlake.reports.errors import ReportError
 
 _MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 _QUARTER: Final = re.compile(r"[0-9]{4}-Q[1-4]")
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T.*")
-# Names that stand for whatever the machine is set to: the report would be another one elsewhere.
-_NOT_ONE_ZONE: Final = ("localtime", "posixrules", "Factory")
 _MILLISECOND: Final = 1_000  # microseconds; the log's instants are no finer
 
 
@@ -126,10 +125,8 @@ def zone_of(name: str) -> ZoneInfo:
         ReportError: there is none.
     """
     try:
-        if name in _NOT_ONE_ZONE:
-            raise ValueError
-        return ZoneInfo(name)
-    except (LookupError, ValueError, OSError):
+        return iana_zone(name)
+    except ValueError:
         raise ReportError(
             f"{name!r} is no IANA time zone.", "Give a name such as Europe/Berlin or Asia/Kathmandu."
         ) from None
