@@ -27,7 +27,8 @@ format: setup ## let ruff format and mend what it can
 
 # A file at a time for each worker, the longest ones first, so that nobody waits for one of them at the end. Three
 # workers for two cores: they wait for disks and servers as much as they compute.
-LONGEST := integration/test_dagster_commands integration/test_demo integration/test_real_data \
+LONGEST := integration/test_dagster_dev integration/test_dagster_executors integration/test_demo \
+	integration/test_real_data \
 	integration/test_reconciliation integration/test_engines integration/test_store_model \
 	integration/test_store_model_async integration/test_embedded faults/test_replica_set \
 	integration/test_dagster_runs integration/test_projections faults/test_positions integration/test_setup \

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 
-from pipelines import assets, checks, schedules, sensors
-from pipelines.jobs import refresh_all
+from pipelines import assets, checks, executors
+from pipelines.history import prune_history
+from pipelines.jobs import JOBS
 from pipelines.resources import Ledger
+from pipelines.schedules import SCHEDULES
+from pipelines.sensors import SENSORS
 
 
-def build(ledger: Ledger | None = None) -> dg.Definitions:
-    """The definitions on a ledger; by default that of the environment, looked up when something runs."""
+def build(
+    ledger: Ledger | None = None, executor: dg.ExecutorDefinition | None = None, **resources: Any
+) -> dg.Definitions:
+    """The definitions on a ledger; by default that of the environment, looked up when something runs.
+
+    `executor` is by default the one that LEDGERLAKE_DAGSTER_EXECUTOR names; other resources are put beside
+    the ledger, by their names.
+    """
     return dg.Definitions(
-        assets=dg.load_assets_from_package_module(assets, include_specs=True),
+        assets=checks.with_freshness(dg.load_assets_from_package_module(assets, include_specs=True)),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
-        jobs=[refresh_all],
-        schedules=[schedules.catch_up],
-        sensors=[sensors.behind_the_log],
-        resources={"ledger": ledger or Ledger()},
-        executor=dg.multi_or_in_process_executor,
+        jobs=[*JOBS, prune_history],
+        schedules=SCHEDULES,
+        sensors=SENSORS,
+        resources={"ledger": ledger or Ledger(), **resources},
+        executor=executor or executors.executor(),
     )
 
 

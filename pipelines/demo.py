@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _demo(options: argparse.Namespace) -> int:
     settings = Settings.from_env()
+    if not os.environ.get("LEDGERLAKE_NOTEBOOK_MINUTES"):
+        # Whoever runs a demo wants to see what has come of it.
+        settings = replace(settings, notebook_minutes=0)
     if options.input is not None and not options.input.is_file():
         # Before a server is started for nothing.
         raise BrokenFile(options.input, None, "there is no such file.", "Check the path given as INPUT.")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ledgerlake.application import LedgerLake
 from ledgerlake.domain.money import Money
 from ledgerlake.ingest.importer import ImportSummary
+from ledgerlake.notebook import page_of
+from pipelines.positions import LAKE_PAGES, REPORT_PAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,9 +135,10 @@ def _rejected(ledger: LedgerLake) -> list[tuple[str, int]]:
 def _places(ledger: LedgerLake, summary: ImportSummary) -> list[tuple[str, str]]:
     settings = ledger.settings
     months = sorted(path.name for path in settings.reports_dir.glob("[0-9]*-[0-9]*") if path.is_dir())
+    pages = {name: page_of(settings, name) for name in (*LAKE_PAGES, *REPORT_PAGES)}
     span = f" ({months[0]} to {months[-1]})" if months else ""
     return [
-        ("notebook and charts", shown_path(settings.notebooks_dir / "payment_trends.html")),
+        *((name.replace("_", " "), shown_path(page)) for name, page in pages.items() if page.exists()),
         ("billing reports", f"{shown_path(settings.reports_dir)}{span}"),
         ("the lake", shown_path(settings.lake_dir)),
         ("refused rows", shown_path(Path(summary.rejections_file))),

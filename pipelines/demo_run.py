@@ -36,7 +36,7 @@ class JobRun:
 
 
 def refresh_all(settings: Settings, on_step: OnStep) -> JobRun:
-    """Run the job to its end. What it and the notebook print goes to the log file."""
+    """Run the job to its end. What it and the notebooks print goes to the log file."""
     # Where dagster.yaml is. It keeps the history in LEDGERLAKE_HOME, where `dagster dev` shows it later.
     os.environ.setdefault("DAGSTER_HOME", str(ROOT))
     run_id = str(uuid.uuid4())
@@ -46,10 +46,11 @@ def refresh_all(settings: Settings, on_step: OnStep) -> JobRun:
         # Imported here: Dagster takes more than a second, and its warnings belong in the log.
         import dagster as dg
 
-        from pipelines.definitions import defs
+        from pipelines.definitions import build
+        from pipelines.resources import Ledger
 
         with dg.DagsterInstance.get() as instance, _following(instance, run_id, on_step):
-            job = defs().resolve_job_def(JOB)
+            job = build(Ledger(settings)).resolve_job_def(JOB)
             result = job.execute_in_process(instance=instance, run_id=run_id, raise_on_error=False)
             failure = _failure(result)
     return JobRun(run_id, log, failure)

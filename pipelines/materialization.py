@@ -26,7 +26,9 @@ Totals = Mapping[str, tuple[int, int]]
 
 
 @contextmanager
-def at_work(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Iterator[None]:
+def at_work(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext,
+) -> Iterator[None]:
     """Log signs of life, and show an error that LedgerLake raises on purpose as its own text."""
     ended = threading.Event()
 
@@ -47,7 +49,7 @@ def at_work(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -
         teller.join()
 
 
-def progress(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
+def progress(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Callable[[int, int], None]:
     """A callback that logs how much is done, not more often than a reader wants to see it."""
     last = time.monotonic()
 
@@ -92,13 +94,20 @@ def advanced(
     }
     if rows is not None:
         shown["dagster/row_count"] = rows
-    if totals is not None:
-        shown["totals"] = totals_table(totals)
-    return shown
+    return {**shown, **({} if totals is None else totals_metadata(totals))}
 
 
-def totals_table(totals: Totals) -> dg.TableMetadataValue:
-    """Gross, refunds and net per currency, exact, in units of the currency."""
+def totals_metadata(totals: Totals) -> dict[str, Any]:
+    """Totals as a table, exact, in units of each currency; and as numbers that plot, in minor units."""
+    numbers = {
+        f"{name}_minor/{currency}": dg.MetadataValue.int(minor)
+        for currency, (gross, refunds) in sorted(totals.items())
+        for name, minor in (("gross", gross), ("refunds", refunds), ("net", gross - refunds))
+    }
+    return {"totals": _totals_table(totals), **numbers}
+
+
+def _totals_table(totals: Totals) -> dg.TableMetadataValue:
     from ledgerlake.charts.measures import exact  # brings plotly along, which loading definitions can spare
 
     records = [

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ledgerlake.application import LedgerLake
     from ledgerlake.projections import Checkpoint, Projection
-    from ledgerlake.settings import Settings
 
 READ_MODELS = (
     "payment_read_models",
@@ -19,26 +17,45 @@ READ_MODELS = (
     "failure_reasons",
 )
 
+LAKE_PAGES = {
+    "payment_trends": "gross, refunds and net over time, success and refund rates, the largest organizations",
+    "failures_and_retries": "why attempts fail, what retries recover, how long it takes",
+    "organizations": "who moves the money, how concentrated it is, who stays, whose refunds stand out",
+    "data_access": "a tour of the ways to ask the ledger",
+}
+"""Notebooks whose pages show the lake, with what each shows."""
+
+REPORT_PAGES = {"billing_review": "months as they were billed, their corrections, and what agrees with what"}
+"""Those that show billing reports, too."""
+
+
+def page_asset(notebook: str) -> str:
+    """The name of the asset that is the notebook's page."""
+    return f"{notebook}_notebook"
+
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """The head of the log, and the position of each asset by its name."""
+    """The head of the log, and the position of each asset by its name.
+
+    `resting` are the pages that are too young to be made anew, however much is new.
+    """
 
     head: int
     assets: dict[str, int]
+    resting: frozenset[str] = frozenset()
 
     @property
     def behind(self) -> dict[str, int]:
-        """Assets that are not at the head, with the number of events that they lack."""
-        return {name: self.head - at for name, at in self.assets.items() if at < self.head}
+        """Assets that are not at the head and not at rest, with the number of events that they lack."""
+        return {
+            name: self.head - at
+            for name, at in self.assets.items()
+            if at < self.head and name not in self.resting
+        }
 
     def __str__(self) -> str:
         return ", ".join([f"head {self.head:,}", *(f"{name} {at:,}" for name, at in self.assets.items())])
-
-
-def notebook_page(settings: Settings) -> Path:
-    """Where the executed notebook lies."""
-    return settings.notebooks_dir / "payment_trends.html"
 
 
 def positions(ledger: LedgerLake) -> Positions:
@@ -47,7 +64,7 @@ def positions(ledger: LedgerLake) -> Positions:
     from ledgerlake.lake.errors import CorruptFileError
     from ledgerlake.lake.parquet import read_footer
     from ledgerlake.lake.tables import TABLES
-    from ledgerlake.notebook import page_position
+    from ledgerlake.notebook import at_rest, page_of, page_position
     from ledgerlake.projections import PROJECTIONS, checkpoint
     from ledgerlake.reports.refresh import read_checkpoint, usable
 
@@ -57,6 +74,7 @@ def positions(ledger: LedgerLake) -> Positions:
         except (FileNotFoundError, CorruptFileError, KeyError):
             return 0
 
+    pages = {page_asset(name): page_of(ledger.settings, name) for name in (*LAKE_PAGES, *REPORT_PAGES)}
     # The head last: read first, an append in between would show an asset ahead of the log.
     assets = {
         **{name: _position(checkpoint(ledger.db, name), PROJECTIONS[name]) for name in READ_MODELS},
@@ -66,9 +84,10 @@ def positions(ledger: LedgerLake) -> Positions:
         "billing_reports": usable(
             read_checkpoint(ledger.settings.reports_dir), ledger.periods.books()
         ).position,
-        "payment_trends_notebook": page_position(notebook_page(ledger.settings)) or 0,
+        **{name: page_position(page) or 0 for name, page in pages.items()},
     }
-    return Positions(head(ledger.db), assets)
+    resting = frozenset(name for name, page in pages.items() if at_rest(page, ledger.settings))
+    return Positions(head(ledger.db), assets, resting)
 
 
 def _position(found: Checkpoint, projection: Projection) -> int:

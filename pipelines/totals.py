@@ -22,7 +22,10 @@ def of_read_model(db: Database[dict[str, Any]], name: str) -> Totals | None:
     if name == "failure_reasons":
         return None
     if name == "payment_read_models":
-        gross: Any = {"$cond": [{"$ne": ["$completedAt", None]}, "$amountMinor", 0]}
+        # Of its totals by state, which are kept up with it: as many documents as states, not as payments.
+        name = "payment_states"
+        completed = {"$and": [{"$ne": ["$status", "failed"]}, {"$not": ["$unreferenced"]}]}
+        gross: Any = {"$cond": [completed, "$amountMinor", 0]}
         refunds: Any = "$refundedMinor"
     else:
         gross, refunds = (

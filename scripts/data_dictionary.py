@@ -1,11 +1,12 @@
 """Puts the tables into docs/data-dictionary.md: names and types from the schemas, the rest from the .toml.
 
-The page is prose with marks: what stands between `<!-- table NAME -->` and `<!-- end -->` is replaced.
-`make docs` runs it.
+The page is prose with marks: what stands between `<!-- table NAME -->` and `<!-- end -->` is replaced. The
+columns of Dagster's assets go to pipelines/columns.json. `make docs` runs it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from ledgerlake.reports.billing_definition import ITEMISED, ITEMISED_FILE, SUMMA
 _DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 PAGE: Final = _DOCS / "data-dictionary.md"
 MEANINGS: Final = _DOCS / "data-dictionary.toml"
+COLUMNS: Final = _DOCS.parent / "pipelines" / "columns.json"
 
 # Table -> its columns. Weeks and months of trends have those of days.
 PARQUET: Final[dict[str, pa.Schema]] = {
@@ -45,8 +47,21 @@ READ_MODELS: Final[dict[str, tuple[Field, ...]]] = {
     for each in (projection, *projection.derived)
 }
 
+# What assets hold, by the names of their tables on the page.
+OF_ASSETS: Final = (
+    "mongodb/events",
+    *(f"mongodb/{name}" for name in READ_MODELS),
+    "parquet/events",
+    f"parquet/{STATISTICS.name}",
+    f"parquet/{STATES.name}",
+    "parquet/payment_trends",
+    f"parquet/{ITEMISED.name}",
+    f"parquet/{SUMMARY.name}",
+)
+
 _KINDS: Final = {"parquet": "column", "mongodb": "field", "manifest": "member", "segment": "key"}
 _MARKED: Final = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_LINK: Final = re.compile(r"\[([^]]+)\]\([^)]+\)")
 _TYPES: Final = {
     pa.timestamp("ms", tz="UTC"): "timestamp (ms, UTC)",
     pa.timestamp("ms"): "timestamp (ms)",
@@ -150,6 +165,19 @@ def generated(page: str, said: Mapping[str, Any] | None = None) -> str:
     return whole
 
 
+def columns_of_assets(said: Mapping[str, Any] | None = None) -> str:
+    """The content of pipelines/columns.json: for each table of an asset its columns, without links."""
+    found = tables(meanings() if said is None else said)
+    columns = {
+        name: [
+            {"name": row.name, "type": row.type, "unit": row.unit, "meaning": _LINK.sub(r"\1", row.meaning)}
+            for row in found[name]
+        ]
+        for name in OF_ASSETS
+    }
+    return json.dumps(columns, indent=1, ensure_ascii=False) + "\n"
+
+
 def _table(kind: str, rows: list[Row]) -> str:
     return _markdown(
         (kind, "type", "unit", "meaning", "example"),
@@ -165,3 +193,4 @@ def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(generated(PAGE.read_text("utf-8")), "utf-8")
+    COLUMNS.write_text(columns_of_assets(), "utf-8")

@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--whole-data", action="store_true", help="import all of the shared payment data, which takes minutes"
     )
+    parser.addoption("--soak", action="store_true", help="let dagster dev run, and crash, for ten minutes")
 
 
 def require(part: object, reason: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from pipelines.assets.read_models import events
+from pipelines.columns import columns
 from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, at_work, progress
 from pipelines.resources import Ledger
 
@@ -21,6 +22,7 @@ from pipelines.resources import Ledger
     owners=OWNERS,
     pool="event_lake",
     retry_policy=TRY_AGAIN,
+    metadata=columns("parquet/events"),
     description="The event log as Parquet files of fixed position ranges. Full files never change; the "
     "last one is replaced in one step until it is full.",
 )
@@ -51,13 +53,14 @@ def event_lake(
     return dg.MaterializeResult(metadata=metadata)
 
 
-def _table(name: str, description: str) -> dg.AssetSpec:
+def _table(name: str, description: str, *tables: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
         deps=[event_lake],
         group_name="lake",
         kinds={"parquet", "duckdb"},
         owners=OWNERS,
+        metadata=columns(*(f"parquet/{each}" for each in tables)),
         description=description,
     )
 
@@ -85,8 +88,17 @@ _MAIN = ("payment_statistics.parquet", "payment_trends_day.parquet")
 
 @dg.multi_asset(
     specs=[
-        _table("lake_statistics", "Statistics of movements, and states of payments, as Parquet."),
-        _table("lake_trends", "Movements per organization, day, week and month, as Parquet."),
+        _table(
+            "lake_statistics",
+            "Statistics of movements, and states of payments, as Parquet.",
+            "payment_statistics",
+            "payment_states",
+        ),
+        _table(
+            "lake_trends",
+            "Movements per organization, day, week and month, as Parquet.",
+            "payment_trends",
+        ),
     ],
     pool="lake_tables",
     retry_policy=TRY_AGAIN,

@@ -1,18 +1,21 @@
-"""What leaves the house. Only figures that agree with the event log do: blocking checks come first."""
+"""The billing reports. Only figures that agree with the event log get out: blocking checks come first."""
 
 # No `from __future__ import annotations`: Dagster reads the type of `context` as an object, not as text.
 
 import time
-from pathlib import Path
+import warnings
 
 import dagster as dg
 
 from pipelines.assets.lake import lake_tables
-from pipelines.assets.read_models import payment_read_models, payment_statistics, payment_trends
-from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, at_work, progress, totals_table
+from pipelines.assets.read_models import events, payment_read_models, payment_statistics, payment_trends
+from pipelines.columns import columns
+from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, at_work, progress
+from pipelines.months import BILLING_MONTHS, MONTHS, mark_months, month_metadata
 from pipelines.resources import Ledger
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+# Dagster says so at every start. Without it a backfill is a run a month; nothing else would change.
+warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
 
 @dg.asset(
@@ -24,8 +27,10 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
     owners=OWNERS,
     pool="billing_reports",
     retry_policy=TRY_AGAIN,
+    metadata=columns("parquet/billing_itemised", "parquet/billing_summary"),
     description="Billing reports per organization, itemised and summary: drafts of the months that are not "
-    "closed. What new events change is written again.",
+    "closed. What new events change is written again; what comes for a closed month is a correction in the "
+    f"open one, and is noted on the closed one's partition of `{MONTHS}`.",
 )
 def billing_reports(
     context: dg.AssetExecutionContext, ledger: dg.ResourceParam[Ledger]
@@ -40,6 +45,7 @@ def billing_reports(
         done = refresh_billing(
             opened.lake, out, opened.periods.books, on_progress=progress(context), engine=opened.engine
         )
+        marked = mark_months(context, opened, done)
         metadata = advanced(
             context,
             name="billing_reports",
@@ -47,43 +53,41 @@ def billing_reports(
             position_to=done.to_position,
             head=head(opened.db),
             seconds=time.monotonic() - started,
+            totals=of_billing(done.totals) if done.months else None,
+            totals_of="months_written",
             months=list(done.months),
             files=len(done.files),
+            bytes_written=sum(path.stat().st_size for path in done.files if path.exists()),
+            late_movements=marked.late,
+            closes=marked.closes,
             folder=dg.MetadataValue.path(out),
         )
-    if done.months:
-        metadata["totals_of_months_written"] = totals_table(of_billing(done.totals))
     return dg.MaterializeResult(metadata=metadata)
 
 
 @dg.asset(
-    deps=[lake_tables],
+    name=MONTHS,
+    # What a month's reports say follows from the log. Were it to depend on what every run makes anew, each
+    # closed month would be shown as out of date for ever.
+    deps=[events],
+    partitions_def=BILLING_MONTHS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="publications",
-    kinds={"jupyter", "plotly"},
+    kinds={"parquet", "duckdb"},
     owners=OWNERS,
-    pool="payment_trends_notebook",
-    description="The notebook payment_trends, executed into one HTML page that opens without a network.",
+    pool="billing_reports",
+    retry_policy=TRY_AGAIN,
+    metadata=columns("parquet/billing_itemised", "parquet/billing_summary"),
+    description="The same reports, month by month. To materialize a month that is open writes its draft "
+    "anew, as of the lake's position, after it was compared with the log. To materialize one that is closed "
+    "compares its revision with what was closed, with the lake and with the log, and changes nothing.",
 )
-def payment_trends_notebook(
+def billing_months(
     context: dg.AssetExecutionContext, ledger: dg.ResourceParam[Ledger]
 ) -> dg.MaterializeResult[None]:
-    from ledgerlake.eventstore.columnar import head
-    from ledgerlake.notebook import refresh_page
-    from pipelines.positions import notebook_page, positions
-
-    page = notebook_page(ledger.settings)
     with at_work(context), ledger.open() as opened:
-        before = positions(opened).assets
-        done = refresh_page(NOTEBOOKS / "payment_trends.ipynb", page, ledger.settings, before["lake_trends"])
-        metadata = advanced(
-            context,
-            name="payment_trends_notebook",
-            position_from=min(before["payment_trends_notebook"], done.position),
-            position_to=done.position,
-            head=head(opened.db),
-            seconds=done.seconds,
-            executed=done.executed,
-            page=dg.MetadataValue.path(page),
-            bytes=page.stat().st_size,
-        )
-    return dg.MaterializeResult(metadata=metadata)
+        for month in opened.bring_months(context.partition_keys, progress(context)):
+            metadata = month_metadata(month)
+            context.log.info(f"{month.period}: {metadata['state']}, {month.lines:,} lines in {month.folder}.")
+            context.add_asset_metadata(metadata, partition_key=month.period)
+    return dg.MaterializeResult()

@@ -6,6 +6,7 @@ import time
 
 import dagster as dg
 
+from pipelines.columns import columns
 from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, at_work, progress
 from pipelines.resources import Ledger
 
@@ -14,12 +15,15 @@ events = dg.AssetSpec(
     group_name="event_store",
     kinds={"mongodb"},
     owners=OWNERS,
+    metadata=columns("mongodb/events"),
     description="The event log of payments, append-only, with a gapless position. Written by commands, "
     "not by Dagster: everything else here follows from it.",
 )
 
 
-def _read_model(name: str, description: str) -> dg.AssetsDefinition:
+def _read_model(name: str, description: str, *derived: str) -> dg.AssetsDefinition:
+    """The asset of a projection; `derived` are the totals that are kept beside it."""
+
     @dg.asset(
         name=name,
         deps=[events],
@@ -28,6 +32,7 @@ def _read_model(name: str, description: str) -> dg.AssetsDefinition:
         owners=OWNERS,
         pool=name,
         retry_policy=TRY_AGAIN,
+        metadata=columns(*(f"mongodb/{each}" for each in (name, *derived))),
         description=description,
     )
     def read_model(
@@ -45,6 +50,7 @@ def _read_model(name: str, description: str) -> dg.AssetsDefinition:
                 context.log.warning(
                     f"{name} was {brought.rebuilt_as}. The old one is kept until it is dropped."
                 )
+            collection = model(opened.db, name)
             metadata = advanced(
                 context,
                 name=name,
@@ -52,9 +58,11 @@ def _read_model(name: str, description: str) -> dg.AssetsDefinition:
                 position_to=moved.to_position,
                 head=head(opened.db),
                 seconds=time.monotonic() - started,
-                rows=model(opened.db, name).estimated_document_count(),
+                rows=collection.estimated_document_count(),
                 totals=of_read_model(opened.db, name),
                 batches=moved.batches,
+                version=opened.projection(name).version,
+                **{"dagster/table_name": collection.full_name},
                 **({} if brought.rebuilt_as is None else {"rebuilt": brought.rebuilt_as}),
             )
         return dg.MaterializeResult(metadata=metadata)
@@ -66,6 +74,9 @@ payment_read_models = _read_model(
     "payment_read_models",
     "The present state of every payment: status, amount, what was refunded, attempts. One document each, and "
     "beside them totals by state, of the time to the first refund, and of what retries recovered.",
+    "payment_states",
+    "refund_latency",
+    "retry_recovery",
 )
 payment_statistics = _read_model(
     "payment_statistics",

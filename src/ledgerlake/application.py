@@ -7,6 +7,7 @@ in one way. Parts are made when first asked for: a query needs no committer, a c
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -40,9 +41,12 @@ if TYPE_CHECKING:
     from ledgerlake.queries.cache import Cache
     from ledgerlake.queries.freshness import Freshness
     from ledgerlake.queries.redis_cache import RedisAnswers
-    from ledgerlake.reconciliation import NotedHead, Verification
+    from ledgerlake.reconciliation import Check, NotedHead, Reconciled, Recorded, Verification
     from ledgerlake.reconciliation.gate import Gate
+    from ledgerlake.reports import BillingReport, ReportSpec
+    from ledgerlake.reports.books import Books
     from ledgerlake.reports.close import Periods, Revision
+    from ledgerlake.reports.months import MonthReports
     from ledgerlake.reports.rates import Rates
     from ledgerlake.reports.verify import VerifiedReports
     from ledgerlake.subscriptions.subscriptions import Subscriptions
@@ -242,18 +246,21 @@ class LedgerLake:
         from ledgerlake.commands.bus import CommandBus
         from ledgerlake.commands.middleware import (
             correlation_middleware,
+            logging_batches,
             logging_middleware,
             retry_on_conflict,
+            validation_batches,
             validation_middleware,
         )
-        from ledgerlake.commands.rejections import rejections_middleware
+        from ledgerlake.commands.rejections import rejections_batches, rejections_middleware
         from ledgerlake.domain.commands import FailPayment, ProcessPayment, RefundPayment
 
-        observing = []
+        observing, observing_batches = [], []
         if self.telemetry is not None:
-            from ledgerlake.commands.observed import telemetry_middleware
+            from ledgerlake.commands.observed import telemetry_batches, telemetry_middleware
 
             observing = [telemetry_middleware(self.telemetry)]
+            observing_batches = [telemetry_batches(self.telemetry)]
         handle = self.payments.handle
         return CommandBus(
             {ProcessPayment: handle, FailPayment: handle, RefundPayment: handle},
@@ -264,6 +271,14 @@ class LedgerLake:
                 validation_middleware,
                 correlation_middleware,
                 retry_on_conflict(),
+            ],
+            # Which corrects conflicts itself, and has events start their own conversations.
+            batches=self.payments.handle_batch,
+            batch_middleware=[
+                *observing_batches,
+                logging_batches,
+                rejections_batches(self.rejections),
+                validation_batches,
             ],
         )
 
@@ -412,8 +427,90 @@ class LedgerLake:
         from ledgerlake.reports.verify import verify_reports
 
         found = verify_reports(folder, self.lake, self.periods.books(), rates, self.settings.reports_dir)
-        differences = self.gate.lake(found.position) if found.position <= self.lake.position() else []
-        return replace(found, differences=(*found.differences, *differences))
+        return replace(found, differences=(*found.differences, *self._lake_differences(found.position)))
+
+    def _lake_differences(self, position: int) -> list[str]:
+        """How the lake up to a position that it has reached differs from the log, in words."""
+        try:
+            return self.gate.lake(position) if position <= self.lake.position() else []
+        except LedgerLakeError as error:  # what else differs is to be told, too
+            return [str(error)]
+
+    def bring_months(
+        self, months: Sequence[str], on_progress: Callable[[int, int], None] | None = None
+    ) -> list[MonthReports]:
+        """Make the reports of these months, such as "2011-11", right, as of the lake's position.
+
+        The draft of an open month is written anew, and is compared with the log before. The revision of a
+        closed one is compared with what was closed, with lake and log, and never written again, unless it
+        is missing.
+
+        Raises:
+            PublicationBlocked: a draft would not be what the log says; nothing is written.
+            ReportError: a closed month's reports are not what they were, or no text names a month.
+        """
+        from ledgerlake.reports import Interval, ReportError, refresh_billing
+        from ledgerlake.reports.months import month_reports
+        from ledgerlake.reports.verify import verify_reports
+
+        out, zone = self.settings.reports_dir, self.settings.books_zone
+        labels = [Interval.parse(month, zone).label for month in months]
+        closed = {entry.period: entry for entry in self.periods.books().closed()}
+        drafts = [label for label in labels if label not in closed]
+        if drafts:
+            books: Callable[[], Books] = self.periods.books
+            refresh_billing(self.lake, out, books, on_progress, self.engine, anew=drafts, gate=self.gate)
+        else:
+            self.periods.complete()
+        known = self.periods.books()
+        revisions = [out / entry.folder for label in labels if (entry := closed.get(label)) is not None]
+        verified = [verify_reports(folder, self.lake, known, home=out) for folder in revisions]
+        differences = [each for found in verified for each in found.differences]
+        if verified:
+            differences += self._lake_differences(max(found.position for found in verified))
+        if differences:
+            told = "".join(f"\n  {each}" for each in differences)
+            raise ReportError(
+                f"What was closed is not what lies there:{told}\n",
+                "Run `ledgerlake verify`. If the lake is in order, move the damaged revision away:"
+                " `ledgerlake refresh` writes it again, with the rows that were closed.",
+            )
+        return [month_reports(out, label, known) for label in labels]
+
+    def write_bill(
+        self,
+        spec: ReportSpec,
+        out: Path,
+        *,
+        as_of: str | None = None,
+        formats: Sequence[str] = ("parquet",),
+        refresh: bool = True,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> BillingReport:
+        """Write the billing reports of any interval into a folder of one's own; see `reports.billing`.
+
+        With `refresh` the lake is brought up to the head of the log first, and always where `as_of` is an
+        instant: as of an instant is as of what was recorded by then, and a lake that is behind does not
+        know. The books are the ledger's, whatever the spec has.
+        """
+        from ledgerlake.reports import billing
+
+        def reporter(name: str) -> Callable[[int, int], None]:
+            return lambda done, total: on_progress(Progress(name, done, total)) if on_progress else None
+
+        if refresh or (as_of is not None and not as_of.isdecimal()):
+            self.lake.refresh(self.db, reporter("event_lake"))
+        return billing(
+            self.lake,
+            spec,
+            out,
+            as_of=as_of,
+            formats=formats,
+            on_progress=reporter("billing"),
+            gate=self.gate,
+            engine=self.engine,
+            books=self.periods.books,
+        )
 
     def import_file(
         self, path: Path, on_progress: Callable[[ImportProgress], None] | None = None
@@ -668,11 +765,56 @@ class LedgerLake:
     def verify(self, noted: NotedHead | None = None) -> Verification:
         """Whether log, read models, statistics, trends, Parquet and billing reports agree, to the cent.
 
-        `noted` is a hash of the log that was noted outside before, to check the log against.
+        `noted` is a hash of the log that was noted outside before, to check the log against. What was found
+        is written down (`reconciliation.last_verifications`), but for a comparison with a noted hash.
         """
-        from ledgerlake.reconciliation import verify
+        from ledgerlake.reconciliation import record_verification, verify
+        from ledgerlake.reports.books import read_books
 
-        return verify(self.db, self.lake, reports=self.settings.reports_dir, noted=noted)
+        started = time.monotonic()
+        books = len(read_books(self.db).entries)
+        found = verify(self.db, self.lake, reports=self.settings.reports_dir, noted=noted)
+        if noted is None:
+            record_verification(self.db, found, time.monotonic() - started, books)
+        return found
+
+    def reconcile(self) -> Reconciled:
+        """As `verify` but for the reports; by control sums alone where that is enough for today.
+
+        See `reconciliation.reconcile`; LEDGERLAKE_VERIFY_HOURS is how long they are enough.
+        """
+        from ledgerlake.reconciliation import reconcile
+
+        return reconcile(self.db, self.lake, timedelta(hours=self.settings.verify_hours))
+
+    def check_reports(self) -> tuple[Check | None, Recorded]:
+        """The billing reports against the lake; None if they were not written since they last agreed.
+
+        That is enough for LEDGERLAKE_VERIFY_HOURS. With what was written down of the last comparison.
+        """
+        from ledgerlake.reconciliation import last_verification, record
+        from ledgerlake.reconciliation.lake_side import LakeViews
+        from ledgerlake.reconciliation.log import Log
+        from ledgerlake.reconciliation.report_side import check_reports
+        from ledgerlake.reports.books import read_books
+        from ledgerlake.reports.refresh import read_checkpoint
+
+        folder = self.settings.reports_dir
+        last, books = last_verification(self.db, "reports"), len(read_books(self.db).entries)
+        unchanged = (read_checkpoint(folder).position, books)
+        enough = timedelta(hours=self.settings.verify_hours)
+        if (
+            last is not None
+            and last.ok
+            and (last.position, last.books) == unchanged
+            and timedelta(0) <= datetime.now(UTC) - last.at < enough
+        ):
+            return None, last
+        started = time.monotonic()
+        with self.db.client.start_session(snapshot=True) as session, LakeViews(self.lake) as views:
+            found = check_reports(Log(self.db, session, self.lake.archive), views, folder)
+        seconds = time.monotonic() - started
+        return found, record(self.db, "reports", found.position or 0, [found], seconds, books)
 
     def close(self) -> None:
         """Flush appends and let go of the database."""

@@ -6,6 +6,7 @@ Everything comes from environment variables, each with a default that works on a
 |-----------------------------|------------|-------------------------------------------------------------|
 | LEDGERLAKE_HOME             | ./var      | folder of the lake, reports, notebooks, embedded server     |
 | LEDGERLAKE_MONGODB_URI      | (none)     | a replica set or sharded cluster; none: the embedded server |
+| LEDGERLAKE_MONGODB_READ_URI | (none)     | as whom the web server reads; none: as it appends           |
 | LEDGERLAKE_DATABASE         | ledgerlake | name of the database                                        |
 | LEDGERLAKE_SEGMENT_SIZE     | 100000     | events in one sealed Parquet segment of the lake            |
 | LEDGERLAKE_PROJECTION_BATCH | 20000      | events a projection folds in one transaction                |
@@ -28,6 +29,15 @@ Everything comes from environment variables, each with a default that works on a
 | LEDGERLAKE_MASTER_KEY       | (none)     | 32 bytes in base64 that these keys are wrapped by           |
 | LEDGERLAKE_TELEMETRY        | off        | spans and metrics: off, console (stderr), otlp              |
 | LEDGERLAKE_LOG              | (none)     | logs on stderr, as text or json; none: as Python has it     |
+| LEDGERLAKE_WEB_RATE         | 500        | requests a second that a token may send to one web server   |
+| LEDGERLAKE_DAGSTER_EXECUTOR | in_process | what carries out Dagster's steps, multiprocess or celery    |
+| LEDGERLAKE_DAGSTER_POSTGRES | (none)     | a PostgreSQL for Dagster's history; none: SQLite files      |
+| LEDGERLAKE_NOTEBOOK_MINUTES | 60         | age at which the page of a notebook is made anew, or off    |
+| LEDGERLAKE_VERIFY_HOURS     | 24         | hours after which a Dagster run verifies everything again   |
+| LEDGERLAKE_CLOSE_AFTER_DAYS | (none)     | days after its end at which a month is closed; none: by hand |
+| LEDGERLAKE_HISTORY_DAYS     | 90         | days for which Dagster's runs are kept                      |
+| LEDGERLAKE_ALERT_LAG_SECONDS | 900       | how late anything may be before an alert                    |
+| LEDGERLAKE_ALERT_WEBHOOK    | (none)     | where alerts are posted to, besides the log                 |
 
 A variable that is set to the empty string counts as not set.
 """
@@ -49,6 +59,7 @@ from ledgerlake.errors import LedgerLakeError
 _RESERVED_DATABASES = frozenset({"admin", "local", "config"})
 _FORBIDDEN_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
 ENGINES = ("duckdb", "spark")
+EXECUTORS = ("in_process", "multiprocess", "celery")
 # A command's free details about a person: always personal, whatever else is declared.
 FREE_DETAILS = "metadata.personal"
 # What stands in the place of a personal value begins so, and nothing else may.
@@ -80,6 +91,7 @@ class Settings:
 
     home: Path
     mongodb_uri: str | None = None
+    mongodb_read_uri: str | None = None
     database: str = "ledgerlake"
     segment_size: int = 100_000
     projection_batch: int = 20_000
@@ -103,13 +115,24 @@ class Settings:
     master_key: bytes | None = field(default=None, repr=False)
     telemetry: str = "off"
     log: str | None = None
+    web_rate: int = 500
+    dagster_executor: str = "in_process"
+    dagster_postgres: str | None = field(default=None, repr=False)
+    notebook_minutes: int | None = 60
+    verify_hours: int = 24
+    close_after_days: int | None = None
+    history_days: int = 90
+    alert_lag_seconds: int = 900
+    # Whoever knows the address of a webhook may write there: it is as secret as a password.
+    alert_webhook: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Reads the variables above. Raises SettingsError for the first value that cannot work."""
         return cls(
             home=_home(environ),
-            mongodb_uri=_mongodb_uri(environ),
+            mongodb_uri=_mongodb_uri(environ, "LEDGERLAKE_MONGODB_URI"),
+            mongodb_read_uri=_mongodb_uri(environ, "LEDGERLAKE_MONGODB_READ_URI"),
             database=_database(environ),
             segment_size=_count(environ, "LEDGERLAKE_SEGMENT_SIZE", 100_000, 1, 100_000_000),
             projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", 20_000, 1, 1_000_000),
@@ -132,6 +155,15 @@ class Settings:
             master_key=_master_key(environ),
             telemetry=_one_of(environ, "LEDGERLAKE_TELEMETRY", ("off", "console", "otlp")) or "off",
             log=_one_of(environ, "LEDGERLAKE_LOG", ("text", "json")),
+            web_rate=_count(environ, "LEDGERLAKE_WEB_RATE", 500, 1, 1_000_000),
+            dagster_executor=_one_of(environ, "LEDGERLAKE_DAGSTER_EXECUTOR", EXECUTORS) or "in_process",
+            dagster_postgres=_postgres_url(environ),
+            notebook_minutes=_notebook_minutes(environ),
+            verify_hours=_count(environ, "LEDGERLAKE_VERIFY_HOURS", 24, 0, 8_760),
+            close_after_days=_close_after(environ),
+            history_days=_count(environ, "LEDGERLAKE_HISTORY_DAYS", 90, 1, 36_500),
+            alert_lag_seconds=_count(environ, "LEDGERLAKE_ALERT_LAG_SECONDS", 900, 1, 31_536_000),
+            alert_webhook=_webhook(environ),
         )
 
     @property
@@ -177,13 +209,13 @@ def _home(environ: Mapping[str, str]) -> Path:
         ) from error
 
 
-def _mongodb_uri(environ: Mapping[str, str]) -> str | None:
-    uri = environ.get("LEDGERLAKE_MONGODB_URI")
+def _mongodb_uri(environ: Mapping[str, str], variable: str) -> str | None:
+    uri = environ.get(variable)
     if not uri:
         return None
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
         raise SettingsError(
-            f"LEDGERLAKE_MONGODB_URI={redacted(uri)!r} is not a MongoDB address.",
+            f"{variable}={redacted(uri)!r} is not a MongoDB address.",
             "It must start with mongodb:// or mongodb+srv://, such as mongodb://host:27017/?replicaSet=rs0; "
             "leave it unset to use the embedded server.",
         )
@@ -201,6 +233,45 @@ def _redis_url(environ: Mapping[str, str]) -> str | None:
             "leave it unset to keep answers in memory only.",
         )
     return url
+
+
+def _postgres_url(environ: Mapping[str, str]) -> str | None:
+    url = environ.get("LEDGERLAKE_DAGSTER_POSTGRES")
+    if not url:
+        return None
+    if not url.startswith("postgresql://"):
+        raise SettingsError(
+            f"LEDGERLAKE_DAGSTER_POSTGRES={redacted(url)!r} is not an address of a PostgreSQL.",
+            "It must start with postgresql://, such as postgresql://user:password@host:5432/dagster; "
+            "leave it unset to keep Dagster's history in files.",
+        )
+    return url
+
+
+def _webhook(environ: Mapping[str, str]) -> str | None:
+    url = environ.get("LEDGERLAKE_ALERT_WEBHOOK")
+    if not url:
+        return None
+    if re.fullmatch(r"https?://[^\s/]+\S*", url) is None:
+        # Without its value: its path is often the secret.
+        raise SettingsError(
+            "LEDGERLAKE_ALERT_WEBHOOK is no address that alerts can be posted to.",
+            "It must start with https:// or http:// and name a host; leave it unset to have alerts in the log"
+            " only.",
+        )
+    return url
+
+
+def _notebook_minutes(environ: Mapping[str, str]) -> int | None:
+    if environ.get("LEDGERLAKE_NOTEBOOK_MINUTES") == "off":
+        return None
+    return _count(environ, "LEDGERLAKE_NOTEBOOK_MINUTES", 60, 0, 525_600)
+
+
+def _close_after(environ: Mapping[str, str]) -> int | None:
+    if not environ.get("LEDGERLAKE_CLOSE_AFTER_DAYS"):
+        return None
+    return _count(environ, "LEDGERLAKE_CLOSE_AFTER_DAYS", 0, 0, 365)
 
 
 def _database(environ: Mapping[str, str]) -> str:

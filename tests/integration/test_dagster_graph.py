@@ -18,41 +18,93 @@ from pipelines import checks
 from pipelines.definitions import build, defs
 from pipelines.positions import READ_MODELS
 from pipelines.resources import Ledger
+from scripts.data_dictionary import COLUMNS, columns_of_assets, meanings, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# asset: (group, pool, what it is made of)
+LAKE_TABLES = ["lake_statistics", "lake_trends"]
+# asset: (group, pool, kinds, what it is made of, the tables whose columns it shows)
 ASSETS = {
-    "events": ("event_store", None, []),
-    "payment_read_models": ("read_models", "payment_read_models", ["events"]),
-    "payment_statistics": ("read_models", "payment_statistics", ["events"]),
-    "payment_trends": ("read_models", "payment_trends", ["events"]),
-    "failure_reasons": ("read_models", "failure_reasons", ["events"]),
-    "payment_quarters": ("read_models", "payment_quarters", ["events"]),
-    "event_lake": ("lake", "event_lake", ["events"]),
-    "lake_statistics": ("lake", "lake_tables", ["event_lake"]),
-    "lake_trends": ("lake", "lake_tables", ["event_lake"]),
+    "events": ("event_store", None, "mongodb", [], ["mongodb/events"]),
+    **{
+        name: ("read_models", name, "mongodb polars", ["events"], [f"mongodb/{one}" for one in (name, *more)])
+        for name, *more in (
+            ("payment_read_models", "payment_states", "refund_latency", "retry_recovery"),
+            ("payment_statistics",),
+            ("payment_trends",),
+            ("failure_reasons",),
+            ("payment_quarters",),
+        )
+    },
+    "event_lake": ("lake", "event_lake", "parquet", ["events"], ["parquet/events"]),
+    "lake_statistics": (
+        "lake",
+        "lake_tables",
+        "duckdb parquet",
+        ["event_lake"],
+        ["parquet/payment_statistics", "parquet/payment_states"],
+    ),
+    "lake_trends": ("lake", "lake_tables", "duckdb parquet", ["event_lake"], ["parquet/payment_trends"]),
     "billing_reports": (
         "publications",
         "billing_reports",
-        ["lake_statistics", "lake_trends", "payment_read_models", "payment_statistics", "payment_trends"],
+        "duckdb parquet",
+        [*LAKE_TABLES, "payment_read_models", "payment_statistics", "payment_trends"],
+        ["parquet/billing_itemised", "parquet/billing_summary"],
     ),
-    "payment_trends_notebook": (
+    "billing_months": (
         "publications",
-        "payment_trends_notebook",
-        ["lake_statistics", "lake_trends"],
+        "billing_reports",
+        "duckdb parquet",
+        ["events"],
+        ["parquet/billing_itemised", "parquet/billing_summary"],
     ),
+    **{
+        f"{name}_notebook": ("publications", "notebook_pages", "jupyter plotly", made_of, [])
+        for name, made_of in (
+            ("payment_trends", LAKE_TABLES),
+            ("failures_and_retries", LAKE_TABLES),
+            ("organizations", LAKE_TABLES),
+            ("data_access", LAKE_TABLES),
+            ("billing_review", ["billing_reports", *LAKE_TABLES]),
+        )
+    },
+}  # fmt: skip
+# job: its steps that are no assets' (those of assets are compared below)
+JOBS = {
+    "rebuild": {"rebuild"},
+    "close_period": {"close_period"},
+    "verify": {"verify_layers", "verify_lake", "verify_reports"},
+    "export": {"export"},
+    "prune_history": {"prune_history"},
+    "refresh_all": {"reconciliation", "billing_reports_agrees_with_the_lake"},
+    "billing_month": set(),
 }
-BLOCKING = {
-    "events": False,
-    "event_lake": False,
-    "payment_read_models": True,
-    "payment_statistics": True,
-    "payment_trends": True,
-    "failure_reasons": True,
-    "payment_quarters": True,
-    "lake_statistics": True,
-    "lake_trends": True,
+# what starts runs by itself: (job, when)
+AUTOMATION = {
+    "behind_the_log": ("refresh_all", None),
+    "alerts": (None, None),
+    "catch_up": ("refresh_all", "7 * * * *"),
+    "monthly_close": ("close_period", "17 1 * * *"),
+    "nightly_verify": ("verify", "41 2 * * *"),
+    "weekly_pruning": ("prune_history", "23 3 * * 0"),
+}
+TABLES_OF_LAKE = ("lake_statistics", "lake_trends")
+MODELS = (
+    "payment_read_models",
+    "payment_statistics",
+    "payment_trends",
+    "failure_reasons",
+    "payment_quarters",
+)
+# check: the assets that it looks at, and of these the ones that it blocks what comes after
+CHECKS = {
+    "agrees_with_the_log": ({"events", "event_lake", *MODELS, *TABLES_OF_LAKE}, {*MODELS, *TABLES_OF_LAKE}),
+    "declared_schema": ({"event_lake", *MODELS, *TABLES_OF_LAKE}, {*MODELS, *TABLES_OF_LAKE}),
+    "no_negative_balances": ({"payment_read_models", "lake_statistics"},) * 2,
+    "gapless_positions": ({"events"}, set()),
+    "fresh": ({"event_lake", *MODELS}, set()),
+    "agrees_with_the_lake": ({"billing_reports"}, set()),
 }
 
 
@@ -67,46 +119,102 @@ def test_the_assets_and_what_each_is_made_of(definitions: dg.Definitions) -> Non
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         parents = sorted(parent.to_user_string() for parent in node.parent_keys)
-        pools = node.pools or {None}
-        found[key.to_user_string()] = (node.group_name, *pools, parents)
-    assert found == ASSETS
+        [pool] = node.pools or {None}
+        found[key.to_user_string()] = (node.group_name, pool, " ".join(sorted(node.kinds)), parents)
+    assert found == {
+        name: (group, pool, kinds, sorted(made_of))
+        for name, (group, pool, kinds, made_of, _) in ASSETS.items()
+    }
 
 
-def test_every_asset_has_an_owner_a_description_and_kinds(definitions: dg.Definitions) -> None:
+def test_every_asset_has_an_owner_and_a_description(definitions: dg.Definitions) -> None:
     for spec in definitions.resolve_all_asset_specs():
         assert spec.owners == ["team:payments-platform"]
         assert spec.description
-        assert spec.kinds
 
 
-def test_reconciliation_blocks_everything_that_is_published(definitions: dg.Definitions) -> None:
+def test_the_columns_are_those_that_the_program_declares(definitions: dg.Definitions) -> None:
+    """Names, order and types by the schemas themselves; what each means by the data dictionary."""
+    assert COLUMNS.read_text("utf-8") == columns_of_assets(), "run `make docs`"
+    declared = tables(meanings())
+    for spec in definitions.resolve_all_asset_specs():
+        name = spec.key.to_user_string()
+        shown = [
+            value.schema if isinstance(value, dg.TableSchemaMetadataValue) else value
+            for key, value in spec.metadata.items()
+            if key == "dagster/column_schema" or key.startswith("columns/")
+        ]
+        expected = ASSETS[name][-1]
+        assert [[column.name for column in schema.columns] for schema in shown] == [
+            [row.name for row in declared[table]] for table in expected
+        ], name
+        for schema, table in zip(shown, expected, strict=True):
+            for column, row in zip(schema.columns, declared[table], strict=True):
+                assert column.description
+                assert column.type + " or null" * column.constraints.nullable == row.type
+
+
+def test_the_jobs_and_their_steps(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    dg.Definitions.validate_loadable(definitions)
+    jobs = {job.name: job for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    assets = definitions.resolve_asset_graph().assets_defs
+    of_assets = {each.op.name for each in assets if each.keys and each.is_executable}
+    assert {name: {node.name for node in job.nodes} - of_assets for name, job in jobs.items()} == JOBS
+    assert {job.executor_def.name for job in jobs.values()} == {"in_process"}
+
+
+def test_what_starts_runs_by_itself(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for sensor in repository.sensor_defs:
+        found[sensor.name] = (sensor.job_name if sensor.targets else None, None)
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    for schedule in repository.schedule_defs:
+        found[schedule.name] = (schedule.job_name, str(schedule.cron_schedule))
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+        assert schedule.execution_timezone == "UTC"
+    assert found == AUTOMATION
+
+
+def test_resources_and_the_executor_can_be_replaced(settings: Settings) -> None:
+    ledger = Ledger(settings)
+    replaced = build(ledger, dg.multiprocess_executor, clock="stopped")
+    assert replaced.resources == {"ledger": ledger, "clock": "stopped"}
+    assert replaced.resolve_job_def("refresh_all").executor_def.name == "multiprocess"
+
+
+def test_the_checks_and_what_each_of_them_blocks(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
-    found = {key: graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
-    expected = {dg.AssetCheckKey(dg.AssetKey(name), checks.NAME): block for name, block in BLOCKING.items()}
-    reports = dg.AssetCheckKey(dg.AssetKey("billing_reports"), "agrees_with_the_lake")
-    assert found == expected | {reports: False}
+    found: dict[str, tuple[set[str], set[str]]] = {}
+    for key in graph.asset_check_keys:
+        looked_at, blocking = found.setdefault(key.name, (set(), set()))
+        looked_at.add(key.asset_key.to_user_string())
+        if graph.get_check_spec(key).blocking:
+            blocking.add(key.asset_key.to_user_string())
+    assert found == CHECKS
 
 
-def test_one_job_has_every_asset_and_every_check(definitions: dg.Definitions) -> None:
+def test_one_job_has_every_asset_but_the_months_and_every_check(definitions: dg.Definitions) -> None:
     job = definitions.resolve_job_def("refresh_all")
     graph = definitions.resolve_asset_graph()
-    assert job.asset_layer.executable_asset_keys == graph.executable_asset_keys
+    months = {dg.AssetKey("billing_months")}
+    assert job.asset_layer.executable_asset_keys == graph.executable_asset_keys - months
     assert job.asset_layer.asset_graph.asset_check_keys == graph.asset_check_keys
     assert job.tags["ledgerlake/refresh"] == "all"
+    assert definitions.resolve_job_def("billing_month").asset_layer.executable_asset_keys == months
 
 
-def test_sensor_and_schedule_run_from_the_start(definitions: dg.Definitions) -> None:
-    repository = definitions.get_repository_def()
-    sensor = repository.get_sensor_def("behind_the_log")
-    schedule = repository.get_schedule_def("catch_up")
-    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
-    assert sensor.job.name == schedule.job.name == "refresh_all"
+def test_the_months_are_one_partition_each_and_a_backfill_is_one_run(definitions: dg.Definitions) -> None:
+    node = definitions.resolve_asset_graph().get(dg.AssetKey("billing_months"))
+    assert node.partitions_def == dg.DynamicPartitionsDefinition(name="billing_month")
+    assert node.backfill_policy == dg.BackfillPolicy.single_run()
 
 
 def test_the_names_are_those_of_what_they_stand_for(definitions: dg.Definitions) -> None:
     assert tuple(PROJECTIONS) == READ_MODELS
-    tables = {part for parts in checks.PARTS.values() for part in parts if part.startswith("lake payment_")}
+    parts = {part.removesuffix(" (sums)") for parts in checks.PARTS.values() for part in parts}
+    tables = {part for part in parts if part.startswith("lake payment_")}
     assert tables == {f"lake {table.name}" for table in TABLES.values()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ledgerlake.analyst import Lake
 from ledgerlake.application import LedgerLake
 from ledgerlake.settings import Settings
 from pipelines import materialization, runs
+from pipelines.checks import NAME
 from pipelines.definitions import build
 from pipelines.positions import Positions, positions
 from pipelines.resources import Ledger
@@ -34,8 +35,13 @@ ASSETS = (
     "lake_trends",
     "failure_reasons",
     "billing_reports",
-    "payment_trends_notebook",
 )
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Without pages: a notebook takes seconds, and adds nothing here."""
+    return replace(settings, notebook_minutes=None)
 
 
 @pytest.fixture
@@ -67,6 +73,12 @@ def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     return {name: value.value for name, value in found.metadata.items()}
 
 
+def compared(result: dg.ExecuteInProcessResult) -> set[str]:
+    """How the layers were compared with the log in a run."""
+    checks = [each for each in result.get_asset_check_evaluations() if each.check_name == NAME]
+    return {str(each.metadata["compared"].value) for each in checks}
+
+
 def look(instance: dg.DagsterInstance, settings: Settings) -> Any:
     """What the sensor does now: a RunRequest, or the text of why it skips."""
     context = dg.build_sensor_context(instance=instance, resources={"ledger": Ledger(settings)})
@@ -84,19 +96,18 @@ def test_a_run_brings_everything_to_the_head_and_the_next_finds_nothing_new(
     first = refresh(instance, Ledger(settings))
 
     assert first.success
-    assert standing(settings) == Positions(900, dict.fromkeys(ASSETS, 900))
+    assert {name: standing(settings).assets[name] for name in ASSETS} == dict.fromkeys(ASSETS, 900)
     for asset in ASSETS:
         shown = metadata(first, asset)
         assert (shown["position_from"], shown["position_to"], shown["events"]) == (0, 900, 900)
         assert shown["lag"] == 0
         assert shown["seconds"] >= 0
     assert all(check.passed for check in first.get_asset_check_evaluations())
-    assert len(first.get_asset_check_evaluations()) == 10
+    assert len(first.get_asset_check_evaluations()) == 27
+    assert compared(first) == {"every event"}
     totals = [metadata(first, asset)["totals"].records for asset in ASSETS[:7]]
     assert all(each == totals[0] for each in totals)
     assert [record.data["currency"] for record in totals[0]] == ["BHD", "EUR", "GBP", "JPY", "USD"]
-    page = (settings.notebooks_dir / "payment_trends.html").read_text()
-    assert "900 events, up to position 900" in page
     assert look(instance, settings) == "Nothing new: everything is at 900, the head of the log."
 
     # A read model that an older version of the program has filled is behind, wherever it stands.
@@ -111,7 +122,8 @@ def test_a_run_brings_everything_to_the_head_and_the_next_finds_nothing_new(
     for asset in ASSETS:
         shown = metadata(second, asset)
         assert (shown["position_from"], shown["position_to"], shown["events"]) == (900, 900, 0)
-    assert metadata(second, "payment_trends_notebook")["executed"] is False
+    assert all(check.passed for check in second.get_asset_check_evaluations())
+    assert compared(second) == {"control sums"}
     told = [entry.user_message for entry in instance.all_logs(second.run_id)]
     for asset in ASSETS:
         assert f"{asset}: nothing new, at position 900 already." in told
@@ -159,21 +171,19 @@ def test_events_that_arrive_during_a_run_are_taken_at_the_next_look(
 ) -> None:
     append(database, 300)
     arriving = Interrupted(settings, at=3, act=lambda: append(database, 200, after=300), opened=[])
-    but_the_notebook = [
-        dg.AssetKey(asset) for asset in ASSETS[:-1]
-    ]  # it takes seconds, and adds nothing here
-    assert refresh(instance, arriving, asset_selection=but_the_notebook).success
+    assert refresh(instance, arriving).success
 
     found = standing(settings)
     assert found.head == 500
-    assert set(found.assets.values()) == {300, 500, 0}  # two were refreshed before the events came
+    # Two were refreshed before the events came.
+    assert {at for name, at in found.assets.items() if name in ASSETS} == {300, 500}
     assert isinstance(look(instance, settings), dg.RunRequest)
     with LedgerLake.open(settings) as ledger:
         [closed] = ledger.close_period("2026-01", by="ann")
     kept = {path: path.read_bytes() for path in closed.folder.rglob("*") if path.is_file()}
     append(database, 50, after=500)
-    assert refresh(instance, Ledger(settings), asset_selection=but_the_notebook).success
-    assert list(standing(settings).behind) == ["payment_trends_notebook"]
+    assert refresh(instance, Ledger(settings)).success
+    assert not standing(settings).behind
     # What came for a closed month is in the open one.
     assert {path: path.read_bytes() for path in closed.folder.rglob("*") if path.is_file()} == kept
     assert [path.name for path in closed.folder.parent.iterdir()] == ["revision-1"]
@@ -194,6 +204,7 @@ def test_a_tampered_read_model_is_named_and_nothing_is_published(
     assert not result.success
     failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert [check.asset_key.to_user_string() for check in failed] == ["payment_statistics"]
+    assert compared(result) == {"every event"}
     assert victim["organizationId"] in failed[0].description
     assert "EUR" in failed[0].description
     published = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
@@ -233,7 +244,7 @@ def test_while_a_run_is_under_way_no_other_is_asked_for(
             assert isinstance(catch_up(context), dg.SkipReason)
 
         # Its machine goes down, and nothing is heard of it any more.
-        assert runs.run_under_way(instance, time.time() + runs.SILENT_SECONDS + 60) is None
+        assert runs.run_under_way(instance, now=time.time() + runs.SILENT_SECONDS + 60) is None
         after = instance.get_run_by_id(run.run_id)
         assert after is not None
         assert after.status is dg.DagsterRunStatus.FAILURE
@@ -279,15 +290,11 @@ def test_an_error_is_told_with_its_remedy_and_not_tried_again_in_the_same_run(
     assert not any(event.is_step_up_for_retry for event in result.all_events)
 
 
-def test_an_empty_log_is_a_success_and_the_page_says_what_to_do(
-    database: Any, settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_an_empty_log_is_a_success(database: Any, settings: Settings, instance: dg.DagsterInstance) -> None:
     assert look(instance, settings) == "Nothing new: everything is at 0, the head of the log."
-    result = refresh(instance, Ledger(settings))
-    assert result.success, [event.message for event in result.all_events if event.is_failure]
-    page = (settings.notebooks_dir / "payment_trends.html").read_text()
-    assert "There are no payments in" in page
-    assert "ledgerlake import FILE" in page
+    for _ in range(2):
+        result = refresh(instance, Ledger(settings))
+        assert result.success, [event.message for event in result.all_events if event.is_failure]
 
 
 def test_trends_of_the_lake_hold_every_movement_once(database: Any, settings: Settings) -> None:

@@ -101,6 +101,7 @@ def test_stored_documents_are_as_the_page_says(settings: Settings, database: Any
         ledger.subscriptions.consumer("mails", handler, policy=policy, live=False).run()
         ledger.forget("u")
         ledger.close_period("2011-11", by="finance")
+        ledger.verify()
         seen, differences = set(), []
         for name in ledger.db.list_collection_names():
             if name == "broken":

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from ledgerlake.cli import app
 from ledgerlake.domain.money import Money
+from ledgerlake.notebook import page_position
 from ledgerlake.settings import Settings
 from ledgerlake.simulation import simulate, write_commands
 from tests.replay import replay
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = 3_000
 DEMO = [sys.executable, "-m", "pipelines.demo"]
+WITHOUT_PAGES = {"LEDGERLAKE_NOTEBOOK_MINUTES": "off"}  # executing five notebooks is worth it once
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,11 @@ def test_the_table_shows_what_the_rules_alone_make_of_the_commands(
 def test_what_the_table_names_is_there(place: Place, first: subprocess.CompletedProcess[str]) -> None:
     where = first.stdout[first.stdout.index("Where things lie") : first.stdout.index("What to type next")]
     paths = re.findall(r"(\bvar/\S+)", where)
-    assert len(paths) == 4
+    assert len(paths) == 8
     assert [path for path in paths if not (place.folder / path).exists()] == []
+    pages = [place.folder / path for path in paths if path.endswith(".html")]
+    assert {page.stem for page in pages} == {path.stem for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
+    assert {page_position(page) for page in pages} == {place.head()}
     assert "2026-01 to 2026-06" in where
 
 
@@ -158,7 +163,7 @@ def test_a_file_of_ones_own_goes_the_same_way(place: Place, first: subprocess.Co
     file = place.folder / "own.jsonl"
     write_commands(simulate(seed=99, commands=200), file)
     head = place.head()
-    own = place.run(*DEMO, "--input", str(file))
+    own = place.run(*DEMO, "--input", str(file), **WITHOUT_PAGES)
     assert own.returncode == 0, own.stdout + own.stderr
     assert place.head() == head + replay(simulate(seed=99, commands=200)).events
     assert f"as of position {place.head():,}" in own.stdout
@@ -181,7 +186,7 @@ def test_a_run_that_fails_names_step_reason_and_log(tmp_path: Path, environ: dic
     reports.mkdir(parents=True)
     (reports / "2026-06").write_text("in the way of the folder that June's reports go to")
     ours = {name: value for name, value in environ.items() if name.startswith("LEDGERLAKE_")}
-    failed = Place(tmp_path).run(*DEMO, "--commands", "100", **ours)
+    failed = Place(tmp_path).run(*DEMO, "--commands", "100", **ours, **WITHOUT_PAGES)
     assert failed.returncode == 1, failed.stdout + failed.stderr
     assert "Traceback" not in failed.stdout + failed.stderr
     assert "the step billing_reports of run" in failed.stderr

@@ -19,11 +19,13 @@ import pytest
 
 from ledgerlake.application import LedgerLake
 from ledgerlake.ingest.importer import ImportSummary
+from ledgerlake.notebook import NotebookError, page_of, refresh_pages
 from ledgerlake.queries import GetStatistics, GetTrends
 from ledgerlake.reports import Interval, ReportSpec, billing
 from ledgerlake.reports.rates import Rates
 from ledgerlake.settings import Settings
 
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 # (count, sum in units) of completed, refunded and failed movements.
 Figures = dict[str, tuple[int, Decimal]]
 ByOrgMonth = dict[tuple[str, date, str], Figures]
@@ -329,3 +331,16 @@ def test_a_second_import_adds_nothing(imported: Imported) -> None:
     assert (again.accepted, again.duplicates) == (0, imported.summary.accepted)
     assert ledger.store.head() == head
     assert all(part.events == 0 for part in ledger.refresh())
+
+
+def test_every_notebook_runs(imported: Imported) -> None:
+    if imported.folder.name != "online_retail":
+        pytest.skip("not applicable: once is enough, each takes seconds")
+    settings = imported.ledger.settings
+    made = dict(refresh_pages(NOTEBOOKS, settings, imported.ledger.lake.position()))
+    assert [error for error in made.values() if isinstance(error, NotebookError)] == []
+    totals = dict(pl.read_csv(imported.folder / "expected_totals.csv", infer_schema=False).rows())
+    gross, refunds = (Decimal(totals[f"amount_{each}"]) for each in ("payment", "refund"))
+    trends = page_of(settings, "payment_trends").read_text("utf-8")
+    for amount in (gross, refunds, gross - refunds):
+        assert f'<td class="number">{amount:,}</td>' in trends

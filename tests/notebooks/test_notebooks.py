@@ -4,30 +4,66 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 from ledgerlake.analyst import Lake, NothingYet
 from ledgerlake.application import LedgerLake
-from ledgerlake.notebook import NotebookError, execute, page_position, refresh_page
+from ledgerlake.notebook import (
+    NotebookError,
+    at_rest,
+    execute,
+    page_of,
+    page_position,
+    refresh_page,
+    refresh_pages,
+)
 from ledgerlake.settings import Settings
+from pipelines.positions import LAKE_PAGES, REPORT_PAGES
 from tests.builders import event, insert_events, payment_history
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRENDS = ROOT / "notebooks" / "payment_trends.ipynb"
+# The charts that each page draws, and what it imports of ledgerlake besides Lake and charts.
+CHARTS = {
+    "billing_review": 2,
+    "data_access": 1,
+    "failures_and_retries": 4,
+    "organizations": 6,
+    "payment_trends": 6,
+}
+IMPORTS = {
+    "data_access": ["from ledgerlake import LedgerLake\n", "from ledgerlake.queries import GetStatistics\n"]
+}
+TITLES = [
+    "Gross",
+    "Success rate of payment attempts per day (UTC)",
+    "Refund rate per week (UTC): amount refunded of gross",
+    "Time from payment to first refund: share of refunded payments",
+    "Unusual days (UTC): gross above or below the weekday's usual",
+    "Top 10 organizations by gross",
+]
+WICKED = "<script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
 def five_currencies(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A lake with payments in five currencies, failures and refunds among them."""
+    """A lake and reports in five currencies: failures, refunds, closed months and what came late for them.
+
+    One organization has a name that no page may take for more than a name.
+    """
     from ledgerlake.mongo.connection import open_database
 
     home = tmp_path_factory.mktemp("five")
@@ -36,17 +72,37 @@ def five_currencies(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) ->
     db.client.drop_database(settings.database)
     db.client.close()
     with LedgerLake.open(settings) as ledger:
-        insert_events(ledger.db, payment_history(seed=5, events=800))
+        insert_events(ledger.db, payment_history(seed=5, events=500))
         ledger.refresh()
-        ledger.db.client.drop_database(settings.database)  # the lake alone is what analysts need
+        ledger.close_period("2026-02", by="ann", through=True)
+        late = payment_history(seed=6, events=296, after=500)
+        names = [
+            event(position, f"w{position}", "PaymentProcessed", 10 * position, organization=WICKED)
+            for position in range(797, 801)
+        ]
+        insert_events(ledger.db, [*late, *names])
+        ledger.refresh()
     return settings
 
 
 @pytest.fixture(scope="module")
-def page(five_currencies: Settings) -> Path:
-    page = five_currencies.notebooks_dir / "payment_trends.html"
-    refresh_page(TRENDS, page, five_currencies, 800)
-    return page
+def pages(five_currencies: Settings) -> dict[str, Path]:
+    """The page of every notebook, by its name."""
+    made = dict(refresh_pages(NOTEBOOKS, five_currencies, 800))
+    failed = [error for error in made.values() if isinstance(error, NotebookError)]
+    assert failed == []
+    return {name: page_of(five_currencies, name) for name in made}
+
+
+@pytest.fixture(scope="module")
+def page(pages: dict[str, Path]) -> Path:
+    return pages["payment_trends"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left(mongo_uri: str) -> Iterator[None]:
+    yield
+    MongoClient[dict[str, Any]](mongo_uri).drop_database("test_notebooks_five")
 
 
 class Fetched(HTMLParser):
@@ -79,8 +135,8 @@ class Fetched(HTMLParser):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_kept_without_outputs_in_small_cells_with_parameters(path: Path) -> None:
-    cells = json.loads(path.read_text())["cells"]
+def test_a_notebook_is_kept_without_outputs_in_small_cells_with_parameters_and_prose(path: Path) -> None:
+    cells = json.loads(path.read_text("utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert all(len(cell["source"]) <= 10 for cell in code)
@@ -88,29 +144,155 @@ def test_a_notebook_is_kept_without_outputs_in_small_cells_with_parameters(path:
     assert cells[0]["cell_type"] == "markdown"
     assert cells[0]["source"][0].startswith("# ")
     imports = [line for cell in code for line in cell["source"] if "import" in line and "ledgerlake" in line]
-    assert imports == ["from ledgerlake import Lake, charts\n"]
+    assert imports == ["from ledgerlake import Lake, charts\n", *IMPORTS.get(path.stem, [])]
+    # Whatever is drawn has been announced: what it is, and what to see in it.
+    told = 0
+    for cell in cells:
+        told = 3 if cell["cell_type"] == "markdown" else told - 1
+        assert told > 0, f"nothing is said of the cell {cell['id']}"
+    sections = [line for cell in cells for line in cell["source"] if line.startswith("## ")]
+    assert len(sections) >= 4
 
 
-def test_the_page_fetches_nothing_and_holds_plotly_once(page: Path) -> None:
+def test_every_notebook_has_a_page() -> None:
+    assert {path.stem for path in NOTEBOOKS} == {*LAKE_PAGES, *REPORT_PAGES} == set(CHARTS)
+
+
+def test_links_between_notebooks_lead_somewhere() -> None:
+    links = {
+        name for path in NOTEBOOKS for name in re.findall(r"\]\((\w+\.ipynb)\)", path.read_text("utf-8"))
+    }
+    assert links
+    assert links <= {path.name for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_page_fetches_nothing_and_holds_plotly_once(pages: dict[str, Path], name: str) -> None:
+    text = pages[name].read_text("utf-8")
     fetched = Fetched()
-    fetched.feed(page.read_text())
+    fetched.feed(text)
     assert fetched.urls == []
-    assert len([script for script in fetched.scripts if "plotly.js v" in script]) == 1
-    assert sum("Plotly.newPlot(" in script for script in fetched.scripts[1:]) == 4
-    assert "default-src 'none'" in page.read_text()
+    plotly = [script for script in fetched.scripts if "plotly.js v" in script]
+    assert len(plotly) == 1
+    assert sum("Plotly.newPlot(" in script for script in fetched.scripts[1:]) == CHARTS[name]
+    assert len(text) - len(plotly[0]) < 400_000  # characters that the notebook itself takes
+    assert "default-src 'none'" in text
 
 
-def test_the_page_says_as_of_what_and_shows_exact_totals(page: Path, five_currencies: Settings) -> None:
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_page_says_as_of_what_it_is_and_takes_a_name_for_a_name(pages: dict[str, Path], name: str) -> None:
+    text = pages[name].read_text("utf-8")
+    assert page_position(pages[name]) == 800
+    assert "800 events, up to position 800 of the log" in text
+    assert WICKED not in text
+
+
+def test_names_that_could_run_are_in_the_pages_at_all(pages: dict[str, Path]) -> None:
+    """Or the test before this one would prove nothing."""
+    assert "alert(1)" in pages["payment_trends"].read_text("utf-8")
+    assert "alert(1)" in pages["organizations"].read_text("utf-8")
+
+
+def test_a_page_links_its_sections_and_the_other_pages(page: Path) -> None:
+    text = page.read_text("utf-8")
+    [sections] = re.findall(r'<nav aria-label="Sections">(.*?)</nav>', text)
+    assert re.findall(r'<a href="#(section-\d)">', sections) == re.findall(r'<h2 id="(.*?)">', text)
+    assert '<a href="organizations.html"' in text
+    assert ".ipynb" not in text
+
+
+def test_the_page_shows_exact_totals(page: Path, five_currencies: Settings) -> None:
     from ledgerlake import charts
 
-    text = page.read_text()
-    assert page_position(page) == 800
-    assert "800 events, up to position 800 of the log" in text
+    text = page.read_text("utf-8")
     summary = charts.summary(Lake.open(five_currencies).trends())
     assert summary.height == 5
     for row in summary.iter_rows():
-        for value in row:
-            assert f"<td>{value}</td>" in text
+        for value in row[1:]:
+            shown = f"{value:,}" if isinstance(value, int) else value
+            assert f'<td class="number">{shown}</td>' in text
+
+
+def test_the_review_shows_the_closed_month_and_what_came_late_for_it(
+    pages: dict[str, Path], five_currencies: Settings
+) -> None:
+    text = pages["billing_review"].read_text("utf-8")
+    late = Lake.open(five_currencies).corrections("2026-02")
+    assert late.height > 0
+    assert "2026-02 is corrected, as of position 500" in text
+    assert "All agree." in text
+
+
+def test_data_access_asks_the_ledger_too(pages: dict[str, Path]) -> None:
+    assert "As of position 800; the lake is at 800." in pages["data_access"].read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_a_browser_draws_every_chart_of_every_page_without_a_network(
+    pages: dict[str, Path], tmp_path: Path, require: Callable[[object, str], None]
+) -> None:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    require(chromium, "a Chromium browser (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    greedy = tmp_path / "greedy.html"
+    elsewhere = '<script src="https://example.org/x.js"></script><img src="https://example.org/x.png">'
+    greedy.write_text(
+        pages["data_access"].read_text("utf-8").replace("<main>", f"<main>{elsewhere}"), "utf-8"
+    )
+    drawn: dict[str, list[str]] = {}
+    asked: dict[str, list[str]] = {}
+    said: dict[str, list[str]] = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        )
+        for name, path in {**pages, "greedy": greedy}.items():
+            tab = browser.new_context(offline=True, viewport={"width": 390, "height": 800}).new_page()
+            tab.set_default_timeout(120_000)
+            asked[name], said[name] = [], []
+            tab.on("request", lambda request, name=name: asked[name].append(request.url))
+            tab.on("console", lambda message, name=name: said[name].append(message.text))
+            tab.on("pageerror", lambda error, name=name: said[name].append(str(error)))
+            tab.goto(path.as_uri())
+            count = CHARTS.get(name, 1)
+            tab.wait_for_function(f"document.querySelectorAll('.js-plotly-plot .gtitle').length >= {count}")
+            drawn[name] = tab.locator(".gtitle").all_text_contents()
+            # On a phone it is read from top to bottom: what is wider scrolls within itself.
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
+            tab.close()
+        browser.close()
+    assert {name: len(titles) for name, titles in drawn.items() if name in CHARTS} == CHARTS
+    assert [title.split(",")[0] for title in drawn["payment_trends"]] == TITLES
+    assert {name: asked[name] for name in pages} == {name: [path.as_uri()] for name, path in pages.items()}
+    assert {name: said[name] for name in pages} == {name: [] for name in pages}
+    # What would load something is refused by the page itself, not only for want of a network.
+    assert len([line for line in said["greedy"] if "Content Security Policy" in line]) == 2
+
+
+def test_where_there_is_nothing_yet_every_page_says_what_to_do(settings: Settings) -> None:
+    for name, made in refresh_pages(NOTEBOOKS, settings, 0):
+        assert not isinstance(made, NotebookError)
+        text = made.path.read_text("utf-8")
+        title = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"][0]["source"][0]
+        assert f"<title>{title.removeprefix('# ').strip()}</title>" in text
+        assert f"There are no payments in {settings.lake_dir} yet." in text
+        assert "ledgerlake import FILE" in text
+        assert len(text) < 20_000
+        assert not at_rest(made.path, settings)  # the first events are shown at once
+
+
+def test_a_page_rests_until_it_is_old_enough(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    hourly, never, always = (Settings(home=tmp_path, notebook_minutes=each) for each in (60, None, 0))
+    assert not at_rest(page, hourly)  # there is none yet
+    assert at_rest(page, never)
+    page.write_text('<meta name="ledgerlake-position" content="7">')
+    assert at_rest(page, hourly)
+    assert not at_rest(page, always)
+    for age, rests in ((3_500, True), (3_700, False), (-3_700, False)):
+        os.utime(page, (time.time() - age,) * 2)
+        assert at_rest(page, hourly) is rests
 
 
 def test_a_page_that_is_up_to_date_is_left_alone(page: Path, five_currencies: Settings) -> None:
@@ -118,6 +300,12 @@ def test_a_page_that_is_up_to_date_is_left_alone(page: Path, five_currencies: Se
     again = refresh_page(TRENDS, page, five_currencies, 800)
     assert again.executed is False
     assert page.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_page_is_made_anew_when_what_it_also_shows_has_changed(settings: Settings) -> None:
+    page = settings.notebooks_dir / "page.html"
+    done = [refresh_page(TRENDS, page, settings, 0, also=also).executed for also in ("1", "1", "2")]
+    assert done == [True, False, True]
 
 
 def test_a_failing_cell_is_named_and_the_old_page_stays(five_currencies: Settings, tmp_path: Path) -> None:
@@ -134,27 +322,11 @@ def test_a_failing_cell_is_named_and_the_old_page_stays(five_currencies: Setting
         execute(tmp_path / "none.ipynb", five_currencies)
 
 
-def test_one_currency_without_failures_is_shown_as_well_and_parameters_choose(
-    database: Any, settings: Settings
-) -> None:
-    wicked = "<script>alert(1)</script>"
-    history = [
-        event(position, f"p{position}", "PaymentProcessed", 100 * position, currency="GBP", organization=name)
-        for position, name in enumerate([wicked, wicked, wicked, "shop"], start=1)
-    ]
-    insert_events(database, history)
-    with LedgerLake.open(settings) as ledger:
-        ledger.refresh()
-    page = settings.notebooks_dir / "page.html"
-    refresh_page(TRENDS, page, settings, 4, {"organization": wicked})
-    text = page.read_text()
-    assert "no failed attempt among 3" in text
-    assert "4 events, up to position 4" in text
-    assert "<script>alert(1)" not in text
-
-
 def test_any_machine_will_do(five_currencies: Settings, tmp_path: Path) -> None:
-    """No environment, no home to write to, and somebody else's kernel under the name of ours."""
+    """No environment, no home to write to, and somebody else's kernel under the name of ours.
+
+    The parameters choose one organization, which has one currency and no failure.
+    """
     foreign = tmp_path / "jupyter" / "kernels" / "python3"
     foreign.mkdir(parents=True)
     kernel = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Foreign", "language": "python"}
@@ -168,7 +340,8 @@ def test_any_machine_will_do(five_currencies: Settings, tmp_path: Path) -> None:
         "from ledgerlake.notebook import refresh_page\n"
         "from ledgerlake.settings import Settings\n"
         "home, notebook, page = map(pathlib.Path, sys.argv[1:])\n"
-        "print(refresh_page(notebook, page, Settings(home=home), 800).executed)\n"
+        f"one = {{'organization': {WICKED!r}}}\n"
+        "print(refresh_page(notebook, page, Settings(home=home), 800, one).executed)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(five_currencies.home), str(TRENDS), str(page)],
@@ -182,6 +355,11 @@ def test_any_machine_will_do(five_currencies: Settings, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "True"
     assert page_position(page) == 800
+    text = page.read_text("utf-8")
+    assert "no failed attempt among 4" in text
+    chosen = text.partition(">In short</h2>")[2].partition(">Your own question</h2>")[0]
+    assert "<td>EUR</td>" in chosen
+    assert "GBP" not in chosen
 
 
 @pytest.mark.usefixtures("page")

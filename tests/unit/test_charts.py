@@ -10,27 +10,9 @@ import pytest
 
 from ledgerlake import charts
 from ledgerlake.charts.measures import exact, percent, period_after, series_by_currency
-from ledgerlake.charts.success import unusual_periods, wilson_upper
+from ledgerlake.charts.success import unusual_periods, wilson
 from ledgerlake.charts.volume import trailing_means
-
-START = date(2026, 3, 1)
-Row = tuple[int, str, str, str, int, int]
-
-
-def frame(*rows: Row) -> pl.DataFrame:
-    """Rows of (day from START, organization, currency, status, count, total of minor units)."""
-    return pl.DataFrame(
-        [(START + timedelta(days=day), *rest) for day, *rest in rows],
-        schema={
-            "period": pl.Date,
-            "organization_id": pl.String,
-            "currency": pl.String,
-            "status": pl.String,
-            "count": pl.Int64,
-            "total_minor": pl.Int64,
-        },
-        orient="row",
-    )
+from tests.charting import START, Row, headings, message, note, traces, trends_frame
 
 
 @pytest.fixture
@@ -42,11 +24,7 @@ def trends() -> pl.DataFrame:
             rows.append((day, "bluebird", currency, "completed", 10, minor))
             rows.append((day, "alpine", currency, "failed", 3 if day != 12 else 60, 5 * minor))
         rows.append((day, "alpine", "EUR", "refunded", 1, 4321))
-    return frame(*rows)
-
-
-def traces(figure: Any, name: str) -> list[Any]:
-    return [trace for trace in figure.data if trace.name == name]
+    return trends_frame(*rows)
 
 
 def test_hovers_give_every_amount_to_the_last_minor_unit_of_its_currency(trends: pl.DataFrame) -> None:
@@ -82,7 +60,7 @@ def test_net_is_gross_less_refunds_and_refunds_point_down(trends: pl.DataFrame) 
     figure = charts.volume(trends.filter(pl.col("currency") == "EUR"))
     gross, refunds, net = (traces(figure, name)[0] for name in ("gross", "refunds", "net"))
     assert refunds.y[3] == -43.21
-    assert refunds.customdata[3] == "43.21 EUR in 1 refunds"
+    assert refunds.customdata[3] == "43.21 EUR in 1 refund"
     assert net.customdata[3] == "61,685.14 EUR"
     assert gross.customdata[3] == "61,728.35 EUR in 50 payments"
 
@@ -90,17 +68,17 @@ def test_net_is_gross_less_refunds_and_refunds_point_down(trends: pl.DataFrame) 
 def test_sums_beyond_64_bits_stay_exact() -> None:
     most = 2**63 - 1
     [series] = series_by_currency(
-        frame((0, "a", "EUR", "completed", 1, most), (0, "b", "EUR", "completed", 1, most))
+        trends_frame((0, "a", "EUR", "completed", 1, most), (0, "b", "EUR", "completed", 1, most))
     )
     assert series.gross == (2 * most,)
     assert charts.summary(
-        frame((0, "a", "EUR", "completed", 1, most), (0, "b", "EUR", "completed", 1, most))
+        trends_frame((0, "a", "EUR", "completed", 1, most), (0, "b", "EUR", "completed", 1, most))
     )["gross"].to_list() == ["184,467,440,737,095,516.14"]
 
 
 def test_a_day_without_movements_is_a_zero_not_a_hole() -> None:
     [series] = series_by_currency(
-        frame((0, "a", "GBP", "completed", 1, 100), (5, "a", "GBP", "completed", 1, 200))
+        trends_frame((0, "a", "GBP", "completed", 1, 100), (5, "a", "GBP", "completed", 1, 200))
     )
     assert series.periods == tuple(START + timedelta(days=day) for day in range(6))
     assert series.gross == (100, 0, 0, 0, 0, 200)
@@ -126,38 +104,56 @@ def test_an_unfinished_last_day_is_shaded_and_left_out_of_the_mean(trends: pl.Da
     assert all(
         mean.y[-1] is None and mean.y[-2] is not None for mean in traces(figure, "net, mean of 7 days")
     )
-    assert any("known until 20 Mar 12:00 UTC" in note.text for note in figure.layout.annotations)
+    assert note(figure) == "Shaded: unfinished, known until 20 Mar 2026 12:00 UTC"
 
     finished = charts.volume(trends, known_until=noon + timedelta(hours=12))
     assert not finished.layout.shapes
+    assert not note(finished)
     assert all(mean.y[-1] is not None for mean in traces(finished, "net, mean of 7 days"))
 
 
 def test_the_success_rate_is_completed_of_all_attempts(trends: pl.DataFrame) -> None:
     rate = traces(charts.success_rate(trends), "day")[0]
     assert rate.y[0] == 50 / 53
-    assert rate.customdata[0] == "94.33 %, 50 of 53 attempts"
+    assert rate.customdata[0] == "94.33 %, 50 of 53 attempts (95 %: 84.6 to 98.1 %)"
 
 
 def test_an_incident_is_marked_and_named_in_every_currency(trends: pl.DataFrame) -> None:
     figure = charts.success_rate(trends)
-    named = [note.text for note in figure.layout.annotations if "13 Mar 2026" in note.text]
+    named = [each.text for each in figure.layout.annotations if "13 Mar 2026" in each.text]
     assert named == ["Fri 13 Mar 2026: 45.45 %, 50 of 110 attempts"] * 3
-    assert all(unusual_periods(series) == [12] for series in series_by_currency(trends))
+    assert all(
+        unusual_periods(series.completed, series.attempts) == [12] for series in series_by_currency(trends)
+    )
 
 
 def test_without_failures_nothing_is_marked() -> None:
     days = [(day, "a", "GBP", "completed", day % 7 + 1, 100) for day in range(200)]
-    [series] = series_by_currency(frame(*days))
-    assert unusual_periods(series) == []
-    headings = [note.text for note in charts.success_rate(frame(*days)).layout.annotations]
-    assert headings == ["<b>GBP</b>  no failed attempt among 794"]
+    [series] = series_by_currency(trends_frame(*days))
+    assert unusual_periods(series.completed, series.attempts) == []
+    figure = charts.success_rate(trends_frame(*days))
+    assert headings(figure) == {"GBP": "no failed attempt among 794"}
+    assert not traces(figure, "lower than chance explains")  # nor in the legend
 
 
-def test_the_wilson_bound_agrees_with_the_published_formula() -> None:
-    # 95 %: 10 of 20 lies between 0.2993 and 0.7007 (Newcombe 1998, method 3).
-    assert wilson_upper(10, 20, z=1.959964) == pytest.approx(0.7007, abs=5e-5)
-    assert wilson_upper(20, 20) == pytest.approx(1.0)
+def test_the_wilson_interval_agrees_with_the_published_figures() -> None:
+    # Newcombe 1998, method 3, 95 %: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    for good, tried, low, high in (
+        (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
+    ):  # fmt: skip
+        assert wilson(good, tried) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(20, 20)[1] == 1.0
+
+
+def test_the_band_is_the_interval_of_the_last_seven_days(trends: pl.DataFrame) -> None:
+    figure = charts.success_rate(trends.filter(pl.col("currency") == "EUR"))
+    lower, upper = traces(figure, "95 % of the last 7 days")
+    assert lower.y[5] is None
+    assert upper.y[5] is None
+    assert (lower.y[6], upper.y[6]) == wilson(7 * 50, 7 * 53)
+    [smooth] = traces(figure, "last 7 days")
+    assert smooth.y[6] == 350 / 371
+    assert smooth.customdata[6].startswith("94.33 %, 350 of 371 attempts")
 
 
 def test_organizations_are_ranked_by_gross_within_each_currency() -> None:
@@ -166,17 +162,17 @@ def test_organizations_are_ranked_by_gross_within_each_currency() -> None:
         for currency, sign in (("EUR", 1), ("USD", -1))
         for number, amount in enumerate(range(100, 112)[::sign])
     ]
-    figure = charts.top_organizations(frame(*rows, (0, "org 11", "EUR", "refunded", 2, 50)), top=3)
+    figure = charts.top_organizations(trends_frame(*rows, (0, "org 11", "EUR", "refunded", 2, 50)), top=3)
     eur, usd = traces(figure, "gross")
     assert list(eur.y) == ["org 11", "org 10", "org 09"]
     assert list(usd.y) == ["org 00", "org 01", "org 02"]
     assert "refunds 0.50 EUR in 2 refunds" in eur.hovertemplate[0]
     assert "net 0.61 EUR" in eur.hovertemplate[0]
-    assert "3 of 12 organizations make 26.06 %" in figure.layout.annotations[0].text
+    assert headings(figure)["EUR"].startswith("3 of 12 organizations make 26.06 %")
 
 
 def test_an_organization_cannot_put_markup_into_a_chart() -> None:
-    figure = charts.top_organizations(frame((0, "<b>a</b>", "EUR", "completed", 1, 100)))
+    figure = charts.top_organizations(trends_frame((0, "<b>a</b>", "EUR", "completed", 1, 100)))
     [bar, _] = figure.data
     assert "&lt;b&gt;a&lt;/b&gt;" in bar.hovertemplate[0]
     assert figure.layout.yaxis.ticktext == ("&lt;b&gt;a&lt;/b&gt;",)
@@ -184,7 +180,7 @@ def test_an_organization_cannot_put_markup_into_a_chart() -> None:
 
 def test_the_refund_rate_is_of_the_gross_amount_of_the_same_week() -> None:
     figure = charts.refund_rate(
-        frame((1, "a", "EUR", "completed", 4, 80_000), (1, "a", "EUR", "refunded", 1, 2_000),
+        trends_frame((1, "a", "EUR", "completed", 4, 80_000), (1, "a", "EUR", "refunded", 1, 2_000),
               (8, "a", "EUR", "refunded", 1, 500)),
         "week",
     )  # fmt: skip
@@ -227,16 +223,16 @@ def test_amounts_have_exactly_the_decimals_of_their_currency(minor: int, currenc
     "chart", [charts.volume, charts.success_rate, charts.top_organizations, charts.refund_rate]
 )
 def test_an_empty_frame_gives_a_chart_that_says_so(chart: Any) -> None:
-    figure = chart(frame())
-    assert [note.text for note in figure.layout.annotations] == ["There are no payments to show yet."]
+    figure = chart(trends_frame())
+    assert message(figure) == "There are no payments to show yet."
 
 
 def test_more_currencies_than_fit_are_named(trends: pl.DataFrame) -> None:
     codes = ["EUR", "USD", "GBP", "JPY", "BHD", "CHF", "SEK", "NOK", "DKK", "PLN"]
-    many = frame(*((0, "a", code, "completed", 20 - number, 100) for number, code in enumerate(codes)))
+    many = trends_frame(*((0, "a", code, "completed", 20 - number, 100) for number, code in enumerate(codes)))
     figure = charts.volume(many)
     assert len(traces(figure, "gross")) == 8
-    assert "not shown, with fewer movements: DKK, PLN" in figure.layout.title.text
+    assert note(figure) == "not shown, with fewer movements: DKK, PLN"
 
 
 def test_a_frame_without_its_columns_is_refused_by_name(trends: pl.DataFrame) -> None:

@@ -36,6 +36,14 @@ def test_every_variable_is_read() -> None:
             "LEDGERLAKE_APPEND_LINGER_MS": "1.5",
             "LEDGERLAKE_INLINE": "payment_read_models, ,payment_trends,payment_trends",
             "LEDGERLAKE_SNAPSHOT_EVERY": "0",
+            "LEDGERLAKE_NOTEBOOK_MINUTES": "0",
+            "LEDGERLAKE_VERIFY_HOURS": "0",
+            "LEDGERLAKE_CLOSE_AFTER_DAYS": "5",
+            "LEDGERLAKE_HISTORY_DAYS": "30",
+            "LEDGERLAKE_ALERT_LAG_SECONDS": "60",
+            "LEDGERLAKE_ALERT_WEBHOOK": "https://chat.example/hooks/T0/xyz",
+            "LEDGERLAKE_DAGSTER_EXECUTOR": "celery",
+            "LEDGERLAKE_DAGSTER_POSTGRES": "postgresql://dagster:xyz@db.example/dagster",
         }
     )
     assert settings == Settings(
@@ -50,7 +58,16 @@ def test_every_variable_is_read() -> None:
         append_linger_ms=1.5,
         inline=("payment_read_models", "payment_trends"),
         snapshot_every=0,
+        notebook_minutes=0,
+        verify_hours=0,
+        close_after_days=5,
+        history_days=30,
+        alert_lag_seconds=60,
+        alert_webhook="https://chat.example/hooks/T0/xyz",
+        dagster_executor="celery",
+        dagster_postgres="postgresql://dagster:xyz@db.example/dagster",
     )
+    assert "xyz" not in repr(settings)
 
 
 def test_everything_on_disk_lies_under_home() -> None:
@@ -106,6 +123,13 @@ def test_an_empty_value_counts_as_not_set() -> None:
         ("LEDGERLAKE_PROJECTIONS", "ours/models.py:VISITS"),
         ("LEDGERLAKE_ON_POISON", "skip"),
         ("LEDGERLAKE_HOME", "~nobody-of-that-name/x"),
+        ("LEDGERLAKE_NOTEBOOK_MINUTES", "never"),
+        ("LEDGERLAKE_VERIFY_HOURS", "-1"),
+        ("LEDGERLAKE_CLOSE_AFTER_DAYS", "-1"),
+        ("LEDGERLAKE_HISTORY_DAYS", "0"),
+        ("LEDGERLAKE_ALERT_LAG_SECONDS", "soon"),
+        ("LEDGERLAKE_DAGSTER_EXECUTOR", "dask"),
+        ("LEDGERLAKE_DAGSTER_POSTGRES", "postgresql+psycopg://db.example/dagster"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_with_its_variable_value_and_remedy(
@@ -135,3 +159,10 @@ def test_the_zone_of_the_books_is_one_and_the_same_on_every_machine(name: str) -
     assert Settings.from_env({"LEDGERLAKE_BOOKS_ZONE": "Europe/Berlin"}).books_zone == "Europe/Berlin"
     with pytest.raises(SettingsError, match="no IANA time zone"):
         Settings.from_env({"LEDGERLAKE_BOOKS_ZONE": name})
+
+
+@pytest.mark.parametrize("url", ["ftp://chat.example/secret", "chat.example/secret", "https:///secret"])
+def test_an_address_of_a_webhook_that_cannot_work_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError, match="LEDGERLAKE_ALERT_WEBHOOK") as caught:
+        Settings.from_env({"LEDGERLAKE_ALERT_WEBHOOK": url})
+    assert "secret" not in str(caught.value)

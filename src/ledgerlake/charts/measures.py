@@ -1,4 +1,4 @@
-"""From trends to the exact figures that charts draw: one series per currency, integers of minor units.
+"""From frames to the exact figures that charts draw: one series per currency, integers of minor units.
 
 A trends frame (Lake.trends gives one) has a row per organization, period, currency and status, with the
 columns TRENDS_COLUMNS. Sums are Python integers, so they neither round nor overflow, and no sum crosses
@@ -8,17 +8,20 @@ a currency.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
 from ledgerlake.domain.money import exponent
 from ledgerlake.errors import LedgerLakeError
 
+Frame = pl.DataFrame | pl.LazyFrame
 Granularity = Literal["day", "week", "month"]
+Measure = Literal["gross", "refunds", "completed", "failed", "refunded"]
+"""What of a CurrencySeries to look at: gross and refunds are amounts, the others numbers of events."""
 
 TRENDS_COLUMNS = ("period", "organization_id", "currency", "status", "count", "total_minor")
 """Columns of a trends frame: `period` is the first day of the day, week (Monday) or month, `status` is
@@ -54,6 +57,26 @@ class CurrencySeries:
     def attempts(self) -> tuple[int, ...]:
         return tuple(done + failed for done, failed in zip(self.completed, self.failed, strict=True))
 
+    def of(self, measure: Measure) -> tuple[int, ...]:
+        """That measure of every period. Raises ChartError for a measure there is not."""
+        if measure not in get_args(Measure):
+            raise ChartError(f"There is no measure {measure!r}.", f"Ask for {', '.join(get_args(Measure))}.")
+        values: tuple[int, ...] = getattr(self, measure)
+        return values
+
+    def told(self, measure: Measure, value: int) -> str:
+        """The value of that measure in words: "12.50 EUR" or "3 failed"."""
+        amount = exact(value, self.currency) if measure in ("gross", "refunds") else f"{value:,}"
+        return f"{amount} {self.unit(measure)}"
+
+    def unit(self, measure: Measure) -> str:
+        """What an axis of that measure counts: "EUR" or "failed"."""
+        return self.currency if measure in ("gross", "refunds") else measure
+
+    def drawn(self, measure: Measure, value: int) -> float:
+        """The value of that measure as an axis shows it: units of the currency, or a number of events."""
+        return units(value, self.currency) if measure in ("gross", "refunds") else float(value)
+
 
 @dataclass(frozen=True, slots=True)
 class OrganizationTotals:
@@ -71,7 +94,7 @@ class OrganizationTotals:
         return self.gross - self.refunds
 
 
-def series_by_currency(trends: pl.DataFrame, every: Granularity = "day") -> list[CurrencySeries]:
+def series_by_currency(trends: Frame, every: Granularity = "day") -> list[CurrencySeries]:
     """One series per currency, the currency with the most movements first.
 
     `every` says what the frame's periods are. All series span the same periods, those of the whole
@@ -87,14 +110,11 @@ def series_by_currency(trends: pl.DataFrame, every: Granularity = "day") -> list
         cells[currency, period][status] = (count, total)
         movements[currency] += count
     known = [period for _, period in cells]
-    periods = tuple(_calendar(min(known), max(known), every))
-    return [
-        _series(currency, periods, cells)
-        for currency in sorted(movements, key=lambda currency: (-movements[currency], currency))
-    ]
+    periods = periods_between(min(known), max(known), every)
+    return [_series(currency, periods, cells) for currency in busiest_first(movements)]
 
 
-def organizations_by_currency(trends: pl.DataFrame) -> dict[str, list[OrganizationTotals]]:
+def organizations_by_currency(trends: Frame) -> dict[str, list[OrganizationTotals]]:
     """Per currency the organizations that moved money in it, largest gross first.
 
     Raises ChartError when a column of TRENDS_COLUMNS is missing.
@@ -117,7 +137,7 @@ def organizations_by_currency(trends: pl.DataFrame) -> dict[str, list[Organizati
     return dict(ranked)
 
 
-def summary(trends: pl.DataFrame) -> pl.DataFrame:
+def summary(trends: Frame) -> pl.DataFrame:
     """A row per currency with the exact totals of the frame, to be read: amounts and rates are text.
 
     Columns: currency, completed, gross, refunds, net (in units of the currency), failed_attempts,
@@ -166,18 +186,36 @@ def exact(minor: int, currency: str) -> str:
     return f"{sign}{whole:,}" + (f".{fraction:0{places}d}" if places else "")
 
 
-def _sums(trends: pl.DataFrame, keys: list[str]) -> list[tuple[Any, ...]]:
-    """Rows of the keys, then count and total of minor units, sorted by the keys."""
-    missing = [name for name in TRENDS_COLUMNS if name not in trends.columns]
+def counted(number: int, thing: str) -> str:
+    """So many things: "1 payment", "2,345 payments"."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def lazy(frame: Frame, columns: Sequence[str], source: str) -> pl.LazyFrame:
+    """The frame, to be asked. Raises ChartError when it lacks one of the columns; `source` gives them all."""
+    known = frame.lazy().collect_schema().names()
+    missing = [name for name in columns if name not in known]
     if missing:
         raise ChartError(
-            f"The frame has no column {', '.join(missing)}.", "Charts take what Lake.trends() returns."
+            f"The frame has no column {', '.join(missing)}.", f"This takes what {source} returns."
         )
+    return frame.lazy()
+
+
+def busiest_first(movements: Mapping[str, int]) -> list[str]:
+    """The currencies, the one with the most movements first."""
+    return sorted(movements, key=lambda currency: (-movements[currency], currency))
+
+
+def _sums(trends: Frame, keys: list[str]) -> list[tuple[Any, ...]]:
+    """Rows of the keys, then count and total of minor units, sorted by the keys."""
     return (
-        trends.group_by(keys)
+        lazy(trends, TRENDS_COLUMNS, "Lake.trends()")
+        .group_by(keys)
         # Int128 because a sum of int64 wraps silently.
         .agg(pl.col("count").cast(pl.Int64).sum(), pl.col("total_minor").cast(pl.Int128).sum())
         .sort(keys)
+        .collect()
         .rows()
     )
 
@@ -203,11 +241,12 @@ def _series(
     )
 
 
-def _calendar(first: date, last: date, every: Granularity) -> Iterator[date]:
-    period = first
-    while period <= last:
-        yield period
-        period = period_after(period, every)
+def periods_between(first: date, last: date, every: Granularity) -> tuple[date, ...]:
+    """Every period of the calendar from the one starting on `first` to the one starting on `last`."""
+    periods = [first]
+    while (after := period_after(periods[-1], every)) <= last:
+        periods.append(after)
+    return tuple(periods)
 
 
 def period_after(period: date, every: Granularity) -> date:

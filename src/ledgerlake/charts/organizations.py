@@ -5,15 +5,21 @@ from __future__ import annotations
 from html import escape
 
 import plotly.graph_objects as go
-import polars as pl
 
 from ledgerlake.charts import theme
-from ledgerlake.charts.measures import OrganizationTotals, exact, organizations_by_currency, percent, units
+from ledgerlake.charts.measures import (
+    Frame,
+    OrganizationTotals,
+    busiest_first,
+    counted,
+    exact,
+    organizations_by_currency,
+    percent,
+    units,
+)
 
-_LONGEST_NAME = 34
 
-
-def top_organizations(trends: pl.DataFrame, top: int = 10) -> go.Figure:
+def top_organizations(trends: Frame, top: int = 10) -> go.Figure:
     """The `top` organizations of each currency by gross, with what they refunded; a panel per currency."""
     title = f"Top {top} organizations by gross"
     ranked = organizations_by_currency(trends)
@@ -23,13 +29,13 @@ def top_organizations(trends: pl.DataFrame, top: int = 10) -> go.Figure:
         currency: sum(each.completed + each.refunded for each in totals)
         for currency, totals in ranked.items()
     }
-    currencies = sorted(ranked, key=lambda currency: (-movements[currency], currency))
+    currencies = busiest_first(movements)
     shown = currencies[: theme.MOST_PANELS]
     figure = theme.panels(
         title,
         currencies,
         [_heading(ranked[currency], top) for currency in shown],
-        heights=[40 + 24 * min(top, len(ranked[currency])) for currency in shown],
+        heights=[theme.rows_height(min(top, len(ranked[currency]))) for currency in shown],
         share_x=False,
     )
     for row, currency in enumerate(shown, start=1):
@@ -44,9 +50,9 @@ def _heading(totals: list[OrganizationTotals], top: int) -> str:
     share = sum(each.gross for each in totals[:top])
     currency = totals[0].currency
     if len(totals) <= top or not everything:
-        return f"<b>{currency}</b>  {len(totals)} organizations, gross {exact(everything, currency)}"
+        return f"{counted(len(totals), 'organization')}, gross {exact(everything, currency)}"
     return (
-        f"<b>{currency}</b>  {top} of {len(totals)} organizations make {percent(share, everything)}"
+        f"{top} of {len(totals)} organizations make {percent(share, everything)}"
         f" of gross {exact(everything, currency)}"
     )
 
@@ -54,9 +60,9 @@ def _heading(totals: list[OrganizationTotals], top: int) -> str:
 def _draw(figure: go.Figure, row: int, currency: str, totals: list[OrganizationTotals]) -> None:
     names = [each.organization_id for each in totals]
     texts = [
-        f"<b>{escape(each.organization_id)}</b><br>"
-        f"gross {exact(each.gross, currency)} {currency} in {each.completed:,} payments<br>"
-        f"refunds {exact(each.refunds, currency)} {currency} in {each.refunded:,} refunds<br>"
+        f"{escape(each.organization_id)}<br>"
+        f"gross {exact(each.gross, currency)} {currency} in {counted(each.completed, 'payment')}<br>"
+        f"refunds {exact(each.refunds, currency)} {currency} in {counted(each.refunded, 'refund')}<br>"
         f"net {exact(each.net, currency)} {currency}<extra></extra>"
         for each in totals
     ]
@@ -72,9 +78,5 @@ def _draw(figure: go.Figure, row: int, currency: str, totals: list[OrganizationT
         )  # fmt: skip
     figure.update_yaxes(
         row=row, col=1, type="category", autorange="reversed", automargin=True, tickmode="array",
-        tickvals=names, ticktext=[_shortened(name) for name in names], showgrid=False,
+        tickvals=names, ticktext=[theme.shortened(name) for name in names], showgrid=False,
     )  # fmt: skip
-
-
-def _shortened(name: str) -> str:
-    return escape(name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…")

@@ -1,107 +1,199 @@
-"""How many payment attempts succeed."""
+"""How many payments succeed: by attempt, and by payment."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
 from math import sqrt
 
 import plotly.graph_objects as go
 import polars as pl
 
 from ledgerlake.charts import theme
-from ledgerlake.charts.measures import CurrencySeries, Granularity, percent, series_by_currency
+from ledgerlake.charts.measures import (
+    Frame,
+    Granularity,
+    busiest_first,
+    lazy,
+    percent,
+    periods_between,
+    series_by_currency,
+)
+
+SUCCESS_COLUMNS = ("currency", "unreferenced", "completed_at", "first_at")
+"""Columns of a payments frame (Lake.payments gives one) that success_by_payment needs: a row per payment."""
 
 _WINDOW: dict[Granularity, int] = {"day": 7, "week": 4, "month": 3}
+_EVERY: dict[Granularity, str] = {"day": "1d", "week": "1w", "month": "1mo"}
 _Z = 3.29  # 99.9 %, two-sided: over a year of a few currencies chance alone flags about one day
+_BAND_Z = 1.959964  # 95 %
 
 
-def success_rate(
-    trends: pl.DataFrame, every: Granularity = "day", known_until: datetime | None = None
-) -> go.Figure:
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many of so many succeeded in each period of one currency; `things` says of what."""
+
+    currency: str
+    things: str
+    periods: tuple[date, ...]
+    good: tuple[int, ...]
+    tried: tuple[int, ...]
+
+
+def success_rate(trends: Frame, every: Granularity = "day", known_until: datetime | None = None) -> go.Figure:
     """Completed attempts of all attempts per period, and over the last 7 days (4 weeks, 3 months).
 
-    Periods whose rate is lower than chance explains (99.9 %, Wilson) are marked, the lowest is named.
-    A panel per currency; a period without attempts is a gap.
+    The band is that share's 95 % Wilson interval. Periods whose rate is lower than chance explains
+    (99.9 %, Wilson) are marked, the lowest is named. A panel per currency; a period without attempts is a
+    gap.
     """
-    every_series = series_by_currency(trends, every)
-    title = f"Success rate of payment attempts per {every} (UTC)"
-    if not every_series:
-        return theme.nothing_yet(title)
-    shown = every_series[: theme.MOST_PANELS]
-    figure = theme.panels(
-        title,
-        [each.currency for each in every_series],
-        [_heading(each) for each in shown],
-        heights=[180] * len(shown),
+    rates = [
+        Rate(each.currency, "attempts", each.periods, each.completed, each.attempts)
+        for each in series_by_currency(trends, every)
+    ]
+    return _figure(f"Success rate of payment attempts per {every} (UTC)", rates, every, known_until)
+
+
+def success_by_payment(
+    payments: Frame, every: Granularity = "week", known_until: datetime | None = None
+) -> go.Figure:
+    """Payments that completed, at whichever attempt, of all payments of the period of their first attempt.
+
+    Drawn like success_rate, and never below it over all: here a retry makes up for a failure. Payments of
+    the last periods may yet be tried again. Credit notes that name no payment are none.
+    Raises ChartError when a column of SUCCESS_COLUMNS is missing.
+    """
+    return _figure(
+        f"Success rate by payment per {every} (UTC)", payment_rates(payments, every), every, known_until
     )
-    for row, series in enumerate(shown, start=1):
-        _draw(figure, row, series, every)
-        theme.shade_unfinished(figure, row, series.periods, every, known_until)
-    theme.time_axis(figure, len(shown), every)
-    # The legend names the mark even when the first panel has none to mark.
-    figure.add_scatter(
-        x=[None], y=[None], name="lower than chance explains", mode="markers", legendgroup="unusual",
-        marker={"color": theme.UNUSUAL, "size": 10, "symbol": "diamond"}, row=1, col=1,
-    )  # fmt: skip
-    return figure
 
 
-def unusual_periods(series: CurrencySeries) -> list[int]:
+def payment_rates(payments: Frame, every: Granularity) -> list[Rate]:
+    """Completed of all payments per period of the first attempt, the currency with the most first."""
+    rows = (
+        lazy(payments, SUCCESS_COLUMNS, "Lake.payments()")
+        .filter(~pl.col("unreferenced"))
+        .group_by("currency", pl.col("first_at").dt.truncate(_EVERY[every]).dt.date().alias("period"))
+        .agg(pl.col("completed_at").is_not_null().sum().cast(pl.Int64), pl.len().cast(pl.Int64))
+        .collect()
+        .rows()
+    )
+    if not rows:
+        return []
+    cells: dict[tuple[str, date], tuple[int, int]] = {}
+    movements: dict[str, int] = defaultdict(int)
+    for currency, period, good, tried in rows:
+        cells[currency, period] = (good, tried)
+        movements[currency] += tried
+    known = [period for _, period in cells]
+    periods = periods_between(min(known), max(known), every)
+    return [
+        Rate(
+            currency,
+            "payments",
+            periods,
+            tuple(cells.get((currency, period), (0, 0))[0] for period in periods),
+            tuple(cells.get((currency, period), (0, 0))[1] for period in periods),
+        )
+        for currency in busiest_first(movements)
+    ]
+
+
+def unusual_periods(good: Sequence[int], tried: Sequence[int]) -> list[int]:
     """Indexes of the periods with a success rate lower than chance explains, the lowest rate first.
 
     A period counts when the upper end of its 99.9 % Wilson interval is below the rate of all the other
     periods together.
     """
-    completed, attempts = sum(series.completed), sum(series.attempts)
+    all_good, all_tried = sum(good), sum(tried)
     found = []
-    for index, (good, tried) in enumerate(zip(series.completed, series.attempts, strict=True)):
-        others = attempts - tried
+    for index, (done, of) in enumerate(zip(good, tried, strict=True)):
+        others = all_tried - of
         # Without a failure nothing is low, whatever the last bit of a float says.
-        if good < tried and others and wilson_upper(good, tried) < (completed - good) / others:
-            found.append((good / tried, index))
+        if done < of and others and wilson(done, of, _Z)[1] < (all_good - done) / others:
+            found.append((done / of, index))
     return [index for _, index in sorted(found)]
 
 
-def wilson_upper(good: int, tried: int, z: float = _Z) -> float:
-    """The upper end of the Wilson interval of a proportion (E. B. Wilson, 1927)."""
+def wilson(good: int, tried: int, z: float = _BAND_Z) -> tuple[float, float]:
+    """The lower and the upper end of the Wilson interval of a proportion (E. B. Wilson, 1927)."""
     rate, square = good / tried, z * z
     centre = rate + square / (2 * tried)
     spread = z * sqrt(rate * (1 - rate) / tried + square / (4 * tried * tried))
-    return min(1.0, (centre + spread) / (1 + square / tried))
+    whole = 1 + square / tried
+    # At the ends the formula gives 0 and 1, and a float nearly.
+    low = 0.0 if not good else max(0.0, (centre - spread) / whole)
+    return low, 1.0 if good == tried else min(1.0, (centre + spread) / whole)
 
 
-def _heading(series: CurrencySeries) -> str:
-    completed, failed = sum(series.completed), sum(series.failed)
-    if not failed:
-        return f"<b>{series.currency}</b>  no failed attempt among {completed:,}"
-    rate = percent(completed, completed + failed)
-    return f"<b>{series.currency}</b>  {rate} of {completed + failed:,} attempts, {failed:,} failed"
+def _figure(title: str, rates: list[Rate], every: Granularity, known_until: datetime | None) -> go.Figure:
+    if not rates:
+        return theme.nothing_yet(title)
+    shown = rates[: theme.MOST_PANELS]
+    figure = theme.panels(
+        title,
+        [each.currency for each in rates],
+        [_heading(each) for each in shown],
+        heights=[180] * len(shown),
+        note=theme.unfinished_note(shown[0].periods[-1], every, known_until),
+    )
+    for row, rate in enumerate(shown, start=1):
+        _draw(figure, row, rate, every)
+        theme.shade_unfinished(figure, row, rate.periods, every, known_until)
+    theme.time_axis(figure, len(shown), every)
+    if any(unusual_periods(each.good, each.tried) for each in shown):
+        # The legend names the mark also when the first panel has none.
+        figure.add_scatter(
+            x=[None], y=[None], name="lower than chance explains", mode="markers", legendgroup="unusual",
+            marker={"color": theme.UNUSUAL, "size": 10, "symbol": "diamond"}, row=1, col=1,
+        )  # fmt: skip
+    return figure
 
 
-def _draw(figure: go.Figure, row: int, series: CurrencySeries, every: Granularity) -> None:
-    periods, tried = list(series.periods), series.attempts
-    rates = [good / all_ if all_ else None for good, all_ in zip(series.completed, tried, strict=True)]
-    texts = [
-        "" if rate is None else f"{percent(good, all_)}, {good:,} of {all_:,} attempts"
-        for rate, good, all_ in zip(rates, series.completed, tried, strict=True)
+def _heading(rate: Rate) -> str:
+    good, tried = sum(rate.good), sum(rate.tried)
+    one = rate.things.removesuffix("s")
+    if good == tried:
+        return f"no failed {one} among {tried:,}"
+    return f"{percent(good, tried)} of {tried:,} {rate.things}, {tried - good:,} failed"
+
+
+def _told(good: int, tried: int, things: str) -> str:
+    if not tried:
+        return ""
+    low, high = wilson(good, tried)
+    interval = f"95 %: {100 * low:.1f} to {100 * high:.1f} %"
+    return f"{percent(good, tried)}, {good:,} of {tried:,} {things} ({interval})"
+
+
+def _draw(figure: go.Figure, row: int, rate: Rate, every: Granularity) -> None:
+    periods, window = list(rate.periods), _WINDOW[every]
+    rates = [good / tried if tried else None for good, tried in zip(rate.good, rate.tried, strict=True)]
+    texts = [_told(good, tried, rate.things) for good, tried in zip(rate.good, rate.tried, strict=True)]
+    sums = [
+        (sum(rate.good[end - window : end]), sum(rate.tried[end - window : end])) if end >= window else (0, 0)
+        for end in range(1, len(periods) + 1)
     ]
+    ends = [wilson(good, tried) if tried else (None, None) for good, tried in sums]
+    shared = {"x": periods, "row": row, "col": 1}
+    for bound, fill in ((0, None), (1, "tonexty")):
+        figure.add_scatter(
+            y=[each[bound] for each in ends], name=f"95 % of the last {window} {every}s", legendgroup="band",
+            showlegend=row == 1 and fill is not None, mode="lines", line={"width": 0}, fill=fill,
+            fillcolor=theme.BAND, hoverinfo="skip", **shared,
+        )  # fmt: skip
     figure.add_scatter(
-        x=periods, y=rates, name=every, legendgroup="rate", showlegend=row == 1, mode="lines+markers",
-        line={"color": theme.GROSS, "width": 1}, marker={"size": 4, "color": theme.GROSS},
-        **theme.hover(texts), row=row, col=1,
+        y=rates, name=every, legendgroup="rate", showlegend=row == 1, mode="markers",
+        marker={"size": 5, "color": theme.GROSS}, cliponaxis=False, **theme.hover(texts), **shared,
     )  # fmt: skip
-    window = _WINDOW[every]
-    smooth: list[float | None] = []
-    for end in range(1, len(periods) + 1):
-        recent = slice(max(0, end - window), end)
-        attempts = sum(tried[recent])
-        smooth.append(sum(series.completed[recent]) / attempts if end >= window and attempts else None)
     figure.add_scatter(
-        x=periods, y=smooth, name=f"last {window} {every}s", legendgroup="smooth", showlegend=row == 1,
-        mode="lines", line={"color": theme.SUCCESS, "width": 2.5},
-        **theme.hover(["" if rate is None else f"{rate:.2%}" for rate in smooth]), row=row, col=1,
+        y=[good / tried if tried else None for good, tried in sums], name=f"last {window} {every}s",
+        legendgroup="smooth", showlegend=row == 1, mode="lines", line={"color": theme.SUCCESS, "width": 2.5},
+        **theme.hover([_told(good, tried, rate.things) for good, tried in sums]), **shared,
     )  # fmt: skip
-    unusual = unusual_periods(series)
+    unusual = unusual_periods(rate.good, rate.tried)
     if unusual:
         figure.add_scatter(
             x=[periods[index] for index in unusual], y=[rates[index] for index in unusual],
@@ -110,16 +202,12 @@ def _draw(figure: go.Figure, row: int, series: CurrencySeries, every: Granularit
             row=row, col=1,
         )  # fmt: skip
         lowest = unusual[0]
-        late = lowest > len(periods) / 2
-        figure.add_annotation(
-            text=f"{periods[lowest]:%a %-d %b %Y}: {texts[lowest]}", x=periods[lowest], y=rates[lowest],
-            showarrow=True, arrowcolor=theme.QUIET, ax=-24 if late else 24, ay=0,
-            xanchor="right" if late else "left", font={"size": 12, "color": theme.UNUSUAL},
-            row=row, col=1,
+        good, tried = rate.good[lowest], rate.tried[lowest]
+        theme.name_mark(
+            figure, row, periods, lowest, good / tried,
+            f"{theme.spelt(periods[lowest], every)}: {percent(good, tried)}, {good:,} of {tried:,}"
+            f" {rate.things}",
         )  # fmt: skip
-    known = [rate for rate in rates if rate is not None]
-    lowest_rate = min(known, default=1.0)
-    figure.update_yaxes(
-        row=row, col=1, tickformat=".0%", range=[max(0.0, min(lowest_rate - 0.06, 0.89)), 1.02],
-        title={"text": "success"}, automargin=True,
-    )  # fmt: skip
+    known = [each for each in rates if each is not None]
+    least = max(0.0, min(min(known, default=1.0) - 0.06, 0.89))
+    theme.share_axis(figure, row, "success", range=[least, 1.02])

@@ -7,17 +7,22 @@ from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
 import plotly.graph_objects as go
-import polars as pl
 
 from ledgerlake.charts import theme
-from ledgerlake.charts.measures import CurrencySeries, Granularity, exact, series_by_currency, units
+from ledgerlake.charts.measures import (
+    CurrencySeries,
+    Frame,
+    Granularity,
+    counted,
+    exact,
+    series_by_currency,
+    units,
+)
 
 _WINDOW: dict[Granularity, int] = {"day": 7, "week": 4, "month": 3}
 
 
-def volume(
-    trends: pl.DataFrame, every: Granularity = "day", known_until: datetime | None = None
-) -> go.Figure:
+def volume(trends: Frame, every: Granularity = "day", known_until: datetime | None = None) -> go.Figure:
     """Bars of gross (up) and refunds (down) per period, with the trailing mean of net; a panel per currency.
 
     The mean is over 7 days (4 weeks, 3 months) and leaves out periods that `known_until`, the last
@@ -28,7 +33,12 @@ def volume(
     if not every_series:
         return theme.nothing_yet(title)
     shown = every_series[: theme.MOST_PANELS]
-    figure = theme.panels(title, [each.currency for each in every_series], [_heading(each) for each in shown])
+    figure = theme.panels(
+        title,
+        [each.currency for each in every_series],
+        [_heading(each) for each in shown],
+        note=theme.unfinished_note(shown[0].periods[-1], every, known_until),
+    )
     for row, series in enumerate(shown, start=1):
         _draw(figure, row, series, every, known_until)
         theme.money_axis(figure, row, series.currency)
@@ -42,7 +52,7 @@ def _heading(series: CurrencySeries) -> str:
     gross, refunds, net = (
         exact(sum(part), series.currency) for part in (series.gross, series.refunds, series.net)
     )
-    return f"<b>{series.currency}</b>  gross {gross} − refunds {refunds} = net {net}"
+    return f"gross {gross} − refunds {refunds} = net {net}"
 
 
 def _draw(
@@ -50,11 +60,11 @@ def _draw(
 ) -> None:
     currency, periods = series.currency, list(series.periods)
     gross = [
-        f"{exact(minor, currency)} {currency} in {count:,} payments"
+        f"{exact(minor, currency)} {currency} in {counted(count, 'payment')}"
         for minor, count in zip(series.gross, series.completed, strict=True)
     ]
     refunds = [
-        f"{exact(minor, currency)} {currency} in {count:,} refunds"
+        f"{exact(minor, currency)} {currency} in {counted(count, 'refund')}"
         for minor, count in zip(series.refunds, series.refunded, strict=True)
     ]
     net = [f"{exact(minor, currency)} {currency}" for minor in series.net]

@@ -19,12 +19,14 @@ from ledgerlake.cli import (
     queries,
     rebuild,
     retention,
+    serve,
     status,
     writes,
 )
 from ledgerlake.cli.lake import lake_app
 from ledgerlake.cli.period import period_app
 from ledgerlake.cli.report import report_app
+from ledgerlake.cli.token import token_app
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.mongo.cli import mongo_app
 from ledgerlake.settings import redacted
@@ -46,10 +48,12 @@ insights.register(app)
 history.register(app)
 privacy.register(app)
 retention.register(app)
+serve.register(app)
 app.command("simulate")(simulate_command)
 app.add_typer(lake_app, name="lake")
 app.add_typer(period_app, name="period")
 app.add_typer(report_app, name="report")
+app.add_typer(token_app, name="token")
 app.add_typer(mongo_app, name="mongo")
 
 

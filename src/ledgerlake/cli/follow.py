@@ -1,4 +1,4 @@
-"""`ledgerlake refresh --follow`: the runner as a service, and what it tells a terminal.
+"""`ledgerlake refresh --follow`: the runner as a service, what it tells a terminal, and its alerts.
 
 The lake is followed by a process of its own, with what processor time is left over: its tables and reports
 are computed from all of it, and would make the projections late.
@@ -6,10 +6,12 @@ are computed from all of it, and would make the projections late.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,14 +25,22 @@ if TYPE_CHECKING:
     from ledgerlake.projections.live import LiveRunner
     from ledgerlake.settings import Settings
 
+log = logging.getLogger(__name__)
+
 TICK_SECONDS = 10.0
 _LESS_URGENT = 10
+_LAST_LOOK_SECONDS = 2.0
 
 
 def follow(ledger: LedgerLake, lake_every: float) -> None:
     """Keep everything at the head until a signal ends it, after the batches in hand."""
     out = console()
-    with _Lake(ledger.settings, lake_every) as lake, ledger.follow() as runner, on_signal(runner.close):
+    with (
+        _Lake(ledger.settings, lake_every) as lake,
+        ledger.follow() as runner,
+        on_signal(runner.close),
+        _Alerts(ledger, runner),
+    ):
         status = None
         running = True
         while running:
@@ -41,6 +51,48 @@ def follow(ledger: LedgerLake, lake_every: float) -> None:
             running = runner.wait(TICK_SECONDS)
             if running:
                 lake.keep()
+
+
+class _Alerts:
+    """Tells what is wrong, in a thread of its own: a webhook that hangs holds up nothing, nor the end.
+
+    Without `whole` it tells of the runner's own parts only: another process looks at the ledger.
+    """
+
+    def __init__(self, ledger: LedgerLake, runner: LiveRunner, *, whole: bool = True) -> None:
+        self._ledger = ledger
+        self._runner = runner
+        self._whole = whole
+        self._thread = threading.Thread(target=self._watch, name="alerts", daemon=True)
+
+    def _watch(self) -> None:
+        from ledgerlake.alerts import LOOK_SECONDS, Alarm, channels, failing_part, look_at
+
+        settings = self._ledger.settings
+        alarm = Alarm(channels(settings.alert_webhook, settings.database))
+        # The first look after a while: what is late when it starts is why it was started.
+        while self._runner.wait(LOOK_SECONDS):
+            try:
+                wrong, complete = look_at(self._ledger) if self._whole else ([], True)
+                # What has stopped fails, too, and while the ledger is away everything does: told once.
+                told = {alert.key.partition("/")[2] for alert in wrong}
+                wrong += [
+                    failing_part(name) for name in self._runner.failing if complete and name not in told
+                ]
+                alarm.look(wrong, complete=complete)
+            except Exception:  # a service goes on, and says so
+                if self._runner.wait(0):
+                    log.exception("It could not be looked for what is wrong; it is tried again.")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.close()
+        self._thread.join(_LAST_LOOK_SECONDS)
 
 
 class _Lake:
@@ -82,7 +134,11 @@ def _follow_lake(settings: Settings, every: float, ending: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(_LESS_URGENT)
     try:
-        with LedgerLake.open(settings) as ledger, ledger.follow_lake(every):
+        with (
+            LedgerLake.open(settings) as ledger,
+            ledger.follow_lake(every) as runner,
+            _Alerts(ledger, runner, whole=False),
+        ):
             # Nothing is ever sent: it ends when the other end is closed, or gone with its process.
             ending.poll(None)
     except LedgerLakeError as error:

@@ -80,7 +80,7 @@ def billing_command(
     """
     from ledgerlake.application import LedgerLake
     from ledgerlake.domain.money import exponent
-    from ledgerlake.reports import Interval, ReportError, ReportSpec, billing
+    from ledgerlake.reports import Interval, ReportError, ReportSpec
     from ledgerlake.reports.errors import PublicationBlocked
     from ledgerlake.settings import Settings
 
@@ -96,19 +96,13 @@ def billing_command(
         table = Rates.load(rates)
     try:
         with LedgerLake.open(settings) as ledger, progress_bar(quiet=json) as bar:
-            # As of an instant is as of what was recorded by then: a lake that is behind does not know.
-            if refresh or (as_of is not None and not as_of.isdecimal()):
-                ledger.lake.refresh(ledger.db, lambda done, total: bar("event_lake", done, total))
-            report = billing(
-                ledger.lake,
+            report = ledger.write_bill(
                 ReportSpec(interval, organization, currency=currency, rates=table, unconverted=unconverted),
                 out,
                 as_of=as_of,
                 formats=tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip())),
-                on_progress=lambda done, total: bar("billing", done, total),
-                gate=ledger.gate,
-                engine=ledger.engine,
-                books=ledger.periods.books,
+                refresh=refresh,
+                on_progress=lambda part: bar(part.name, part.done, part.total),
             )
     except PublicationBlocked as blocked:
         console(stderr=True).print(str(blocked), markup=False, soft_wrap=True)

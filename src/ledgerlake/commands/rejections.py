@@ -16,9 +16,9 @@ from typing import Any, Final
 from pymongo import UpdateOne
 from pymongo.database import Database
 
-from ledgerlake.commands.bus import Handler, Middleware
+from ledgerlake.commands.bus import BatchHandler, BatchMiddleware, Handler, Middleware
 from ledgerlake.commands.grouping import Grouped
-from ledgerlake.commands.model import CommandResult
+from ledgerlake.commands.model import CommandOutcome, CommandResult
 from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.payment import CommandRejected
 from ledgerlake.privacy.fields import PersonalFields
@@ -134,8 +134,7 @@ def rejections_middleware(log: RejectionLog) -> Middleware:
     """Keep what the rules refuse, and clear what they accept on another try."""
 
     def cleared(accepted: Sequence[tuple[PaymentCommand, bool]]) -> list[None]:
-        fresh = [command.command_id for command, duplicate in accepted if not duplicate]
-        log.resolve([command for command, _ in accepted], fresh=fresh)
+        _clear(log, accepted)
         return [None] * len(accepted)
 
     clear = Grouped(cleared)
@@ -150,6 +149,30 @@ def rejections_middleware(log: RejectionLog) -> Middleware:
         return result
 
     return keep
+
+
+def rejections_batches(log: RejectionLog) -> BatchMiddleware:
+    """`rejections_middleware` for batches."""
+
+    def keep(commands: Sequence[PaymentCommand], handle: BatchHandler) -> Sequence[CommandOutcome]:
+        outcomes = handle(commands)
+        accepted: list[tuple[PaymentCommand, bool]] = []
+        refused: list[Rejection] = []
+        for command, outcome in zip(commands, outcomes, strict=True):
+            if isinstance(outcome, CommandRejected):
+                refused.append(rejection_of(command, outcome, unhashed=log.unhashed))
+            else:
+                accepted.append((command, outcome.duplicate))
+        _clear(log, accepted)
+        log.record(refused)
+        return outcomes
+
+    return keep
+
+
+def _clear(log: RejectionLog, accepted: Sequence[tuple[PaymentCommand, bool]]) -> None:
+    fresh = [command.command_id for command, duplicate in accepted if not duplicate]
+    log.resolve([command for command, _ in accepted], fresh=fresh)
 
 
 def _storable(text: str) -> str:

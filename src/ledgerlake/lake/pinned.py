@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from ledgerlake.eventstore.columnar import SCHEMA
-from ledgerlake.lake.errors import UnansweredError
+from ledgerlake.lake.errors import LakeError, UnansweredError
 from ledgerlake.lake.segments import SegmentInfo, read_rows
 
 if TYPE_CHECKING:
@@ -53,6 +53,18 @@ class PinnedLake:
         here = ds.field("position") == self.position
         rows = self._source(self.sealed[-1:] if self.tail is None else ()).to_table(["event_id"], filter=here)
         return str(rows["event_id"][0])
+
+    def at(self, position: int) -> PinnedLake:
+        """The same lake as of an earlier position, or of this one."""
+        if not 0 <= position <= self.position:
+            raise LakeError(
+                f"This view of the lake {self.root} has positions up to {self.position:,}, not {position:,}."
+            )
+        sealed = tuple(info for info in self.sealed if info.segment.first <= position)
+        tail = self.tail
+        if tail is not None and tail["position"][0].as_py() > position:
+            tail = None
+        return PinnedLake(self.root, position, sealed, tail)
 
     def scan(self) -> pl.LazyFrame:
         """The events as a Polars LazyFrame, in position order."""

@@ -30,6 +30,8 @@ LOG_CHAIN = "log_chain"
 PERSONAL_KEYS = "personal_keys"
 SNAPSHOTS = "snapshots"
 PERIODS = "billing_periods"
+VERIFICATIONS = "verifications"
+ACCESS_TOKENS = "access_tokens"
 
 _NAMESPACE_EXISTS = 48
 
@@ -46,6 +48,8 @@ COLLECTIONS = (
     PERSONAL_KEYS,
     SNAPSHOTS,
     PERIODS,
+    VERIFICATIONS,
+    ACCESS_TOKENS,
 )
 
 

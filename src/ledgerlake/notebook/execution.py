@@ -13,7 +13,8 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _POSITION = "ledgerlake-position"
 _SOURCE = "ledgerlake-notebook"
+_KERNELS = 2  # at once: each is a process that computes
 _LONGEST_SOCKET_NAME = 90  # operating systems allow 104 or 108, and jupyter_client appends to it
 
 
@@ -54,17 +56,20 @@ def refresh_page(
     settings: Settings,
     position: int,
     parameters: Mapping[str, Any] | None = None,
+    *,
+    also: str = "",
 ) -> ExecutedNotebook:
     """Execute the notebook into `page`, unless the page already shows `position` with this notebook.
 
     `position` is that of the lake's tables, read before: the page shows at least that much. At 0 there is
     nothing to execute it on, and the page says what to do. It is replaced in one step, or left as it was.
+    `also` stands for whatever else the page shows: when that text is another one, so is the page.
     Raises NotebookError when the notebook is missing or a cell fails, with the cell and its error.
     """
     from ledgerlake.notebook.page import as_page
 
     started = time.monotonic()
-    fingerprint = _fingerprint(notebook, parameters or {})
+    fingerprint = _fingerprint(notebook, parameters or {}, also)
     if page_position(page) == position and _meta(page, _SOURCE) == fingerprint:
         return ExecutedNotebook(page, position, time.monotonic() - started, executed=False)
     executed = execute(notebook, settings, parameters) if position else _nothing_yet(notebook, settings)
@@ -74,10 +79,48 @@ def refresh_page(
     return ExecutedNotebook(page, position, time.monotonic() - started, executed=True)
 
 
+def refresh_pages(
+    notebooks: Sequence[Path], settings: Settings, position: int, *, also: str = ""
+) -> Iterator[tuple[str, ExecutedNotebook | NotebookError]]:
+    """`refresh_page` for each notebook into its `page_of`, two at once: its name and what came of it.
+
+    One that fails keeps none of the others from being made.
+    """
+
+    def refreshed(notebook: Path) -> ExecutedNotebook | NotebookError:
+        page = page_of(settings, notebook.stem)
+        try:
+            return refresh_page(notebook, page, settings, position, also=also)
+        except NotebookError as error:
+            return error
+
+    with ThreadPoolExecutor(_KERNELS, thread_name_prefix="notebook") as kernels:
+        done = kernels.map(refreshed, notebooks)
+        yield from zip((notebook.stem for notebook in notebooks), done, strict=True)
+
+
+def page_of(settings: Settings, name: str) -> Path:
+    """Where the page of the notebook of that name lies."""
+    return settings.notebooks_dir / f"{name}.html"
+
+
 def page_position(page: Path) -> int | None:
     """Up to which position of the log the page shows everything; None when there is no such page."""
     text = _meta(page, _POSITION)
     return int(text) if text is not None and text.isdigit() else None
+
+
+def at_rest(page: Path, settings: Settings) -> bool:
+    """Whether the page shows something and is younger than LEDGERLAKE_NOTEBOOK_MINUTES, or that is off.
+
+    Then it is left as it is: executing a notebook takes seconds, which not every event is worth.
+    """
+    if settings.notebook_minutes is None:
+        return True
+    if not page_position(page):
+        return False
+    age = time.time() - page.stat().st_mtime
+    return 0 <= age < 60 * settings.notebook_minutes
 
 
 def execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any] | None = None) -> NotebookNode:
@@ -133,6 +176,8 @@ def _kernel_of_this_python(settings: Settings, scratch: Path) -> type[Any]:
     modules = str(Path(ledgerlake.__file__).resolve().parent.parent)
     environment = {
         "LEDGERLAKE_HOME": str(settings.home),
+        "LEDGERLAKE_DATABASE": settings.database,
+        **({} if settings.mongodb_uri is None else {"LEDGERLAKE_MONGODB_URI": settings.mongodb_uri}),
         "PYTHONPATH": os.pathsep.join(filter(None, [modules, os.environ.get("PYTHONPATH")])),
         "PLOTLY_RENDERER": "plotly_mimetype",
         # The user's own start-up files and configuration would make the page depend on who runs it, and
@@ -164,9 +209,9 @@ def _kernel_of_this_python(settings: Settings, scratch: Path) -> type[Any]:
     return ThisPython
 
 
-def _fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
+def _fingerprint(notebook: Path, parameters: Mapping[str, Any], also: str) -> str:
     source = notebook.read_bytes() if notebook.is_file() else b""
-    return hashlib.sha256(source + repr(sorted(parameters.items())).encode()).hexdigest()
+    return hashlib.sha256(source + repr((sorted(parameters.items()), also)).encode()).hexdigest()
 
 
 def _meta(page: Path, name: str) -> str | None:

@@ -1,7 +1,8 @@
 """An executed notebook as one HTML page that needs no network.
 
 Charts arrive as data and are drawn by the one copy of plotly.js in the page; the page itself forbids the
-browser to fetch anything. Code is folded away: the page is for reading.
+browser to fetch anything. Code is folded away, and tables lose what only programmers ask of them: the page
+is for reading. Links to notebooks lead to their pages.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import html
 import re
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 _FIGURE = "application/vnd.plotly.v1+json"
+_FRAME = re.compile(r"<div><style>[^<]*</style>\s*<small>[^<]*</small>(<table .*?</table>)</div>", re.DOTALL)
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( %)?|[–…]")
+_INTEGER = re.compile(r"[iu]\d+")
 
 # The policy makes "needs no network" a rule that the browser keeps, not a hope.
 _PAGE = """<!DOCTYPE html>
@@ -53,6 +58,7 @@ def as_page(notebook: NotebookNode, meta: Mapping[str, str] | None = None) -> st
         exclude_anchor_links=True,
     )
     body, _ = exporter.from_notebook_node(notebook)
+    body = re.sub(r'href="(\w+)\.ipynb"', r'href="\1.html"', body)
     tags = [
         f'<meta name="{html.escape(name)}" content="{html.escape(value)}">\n'
         for name, value in (meta or {}).items()
@@ -63,7 +69,7 @@ def as_page(notebook: NotebookNode, meta: Mapping[str, str] | None = None) -> st
         meta="".join(tags),
         style=style + HtmlFormatter().get_style_defs(".highlight"),
         plotly=f"<script>{get_plotlyjs()}</script>" if charts else "",
-        body=body,
+        body=_with_contents(body),
     )
 
 
@@ -84,10 +90,47 @@ def _draw(notebook: NotebookNode) -> int:
         )
         output["data"] = {"text/html": drawing}
     for output in outputs:
-        frame = output.get("data", {}).get("text/html", "")
-        if 'class="dataframe"' in frame:  # Polars puts text in quotes, which no reader wants in a table
-            output["data"] = {"text/html": re.sub(r"<td>&quot;(.*?)&quot;</td>", r"<td>\1</td>", frame)}
+        shown = output.get("data", {}).get("text/html", "")
+        if _FRAME.search(shown):
+            output["data"] = {"text/html": _FRAME.sub(_table, shown)}
     return len(charts)
+
+
+def _table(found: re.Match[str]) -> str:
+    """Polars' table for readers: without types and quotes, numbers to the right with thousands separated."""
+    rows = re.findall(r"<tr>(.*?)</tr>", found[1], re.DOTALL)
+    names, kinds, *rest = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row, re.DOTALL) for row in rows)
+    cells = [[_cell(text, kind) for text, kind in zip(row, kinds, strict=True)] for row in rest]
+    numbers = [all(_NUMBER.fullmatch(text) for text in column) for column in zip(*cells, strict=True)]
+    numbers = numbers or [False] * len(names)
+
+    def line(tag: str, texts: list[str]) -> str:
+        styles = (' class="number"' if number else "" for number in numbers)
+        parts = (f"<{tag}{style}>{text}</{tag}>" for style, text in zip(styles, texts, strict=True))
+        return f"<tr>{''.join(parts)}</tr>"
+
+    head = line("th", [name.replace("_", " ") for name in names])
+    body = "".join(line("td", row) for row in cells) or f'<tr><td colspan="{len(names)}">none</td></tr>'
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str, kind: str) -> str:
+    if text == "null":
+        return "–"
+    if _INTEGER.fullmatch(kind) and re.fullmatch(r"-?\d+", text):
+        return f"{int(text):,}"
+    return text.removeprefix("&quot;").removesuffix("&quot;")
+
+
+def _with_contents(body: str) -> str:
+    """The body with links to its sections above them; without when there are hardly any."""
+    sections = re.findall(r"<h2[^>]*>(.*?)</h2>", body)
+    if len(sections) < 3:
+        return body
+    numbers = count(1)
+    body = re.sub(r"<h2[^>]*>", lambda _: f'<h2 id="section-{next(numbers)}">', body)
+    links = [f'<a href="#section-{number}">{title}</a>' for number, title in enumerate(sections, 1)]
+    return f'<nav aria-label="Sections">{" ".join(links)}</nav>\n{body}'
 
 
 def _heading(notebook: NotebookNode) -> str:

@@ -138,10 +138,19 @@ class Freshness:
 
     def reading(self, timeout: float | None = None) -> Reading:
         """The standings, read not longer ago than they are trusted. TimeoutError where others take longer."""
-        reading, now = self._reading, time.monotonic()
-        if reading is not None and reading.moved is self._moved and now - reading.started <= self._trusted:
+        reading = self.trusted()
+        return self._read(time.monotonic() - self._trusted, timeout) if reading is None else reading
+
+    def trusted(self) -> Reading | None:
+        """The standings, where they were read so lately that they are still trusted. Never waits."""
+        reading = self._reading
+        if (
+            reading is not None
+            and reading.moved is self._moved
+            and time.monotonic() - reading.started <= self._trusted
+        ):
             return reading
-        return self._read(now - self._trusted, timeout)
+        return None
 
     def now(self, timeout: float | None = None) -> Reading:
         """The standings, read after this call began. TimeoutError where others take longer."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from pymongo.database import Database
 
@@ -13,11 +14,21 @@ from ledgerlake.errors import LedgerLakeError
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.tables import TABLES
 from ledgerlake.reconciliation import lake_side, read_side, report_side
+from ledgerlake.reconciliation.balances import (
+    LAKE_BALANCES,
+    READ_MODEL_BALANCES,
+    check_balances,
+    check_lake_balances,
+)
 from ledgerlake.reconciliation.chain import NotedHead, check_chain
 from ledgerlake.reconciliation.log import Document, Log, check_amounts
 from ledgerlake.reconciliation.model import Check, Verification, checked
 from ledgerlake.reconciliation.positions import check_positions
+from ledgerlake.reconciliation.schemas import check_documents, check_files
 from ledgerlake.reconciliation.totals import TOTALS, PaymentTable, check_totals
+
+# A field that is missing or of another type: the check of the fields names it.
+_MISSHAPEN: Final = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
 
 
 def verify(
@@ -56,6 +67,9 @@ def _verify(
             checks.append(check())
         except LedgerLakeError as error:
             checks.append(checked(name, "can not be checked", [str(error)]))
+        except _MISSHAPEN as error:
+            told = f"what is stored has another shape ({type(error).__name__}: {error})"
+            checks.append(checked(name, "can not be checked", [told]))
 
     # Before the snapshot is taken: so the lake can not be ahead of it.
     held = lake.position()
@@ -94,6 +108,13 @@ def _verify(
         # These need the lake's events up to the checkpoint; where it is behind, the sums must do.
         if payments <= held:
             run_on_payments("payment states", lambda: lake_side.check_states(log, views, payments))
+        run(LAKE_BALANCES, lambda: check_lake_balances(log, views, held))
+        run_on_payments(READ_MODEL_BALANCES, lambda: check_balances(log, payments))
+        for name in at:
+            run(f"fields of {name}", partial(check_documents, log, name))
+        run("columns of events", lambda: check_files(lake))
+        for folder in ("statistics", "trends"):
+            run(f"columns of {folder}", partial(check_files, lake, folder))
         if trends <= held:
             run("payment trends by day", lambda: lake_side.check_trend_days(log, views, trends))
         if reports is not None:

@@ -28,8 +28,8 @@ def _fields(nullable: bool, *columns: tuple[str, pa.DataType]) -> list[pa.Field]
 
 # One row a movement, in the order of the report: organization, booked_at, position. amount is what the
 # movement does to the balance: a charge is positive, a refund and a credit negative, a failure zero; failed
-# is what a failed attempt tried to charge. balance is what all movements of the organization in the currency
-# have come to with this one, those before the report included.
+# is what a failed attempt tried to charge. opening is what all movements of the organization in the currency
+# came to before the interval.
 ITEMISED: Final = Definition(
     "billing_itemised",
     "billing_itemised.sql",
@@ -55,7 +55,7 @@ ITEMISED: Final = Definition(
                 ("amount", AMOUNT),
             ),
             *_fields(True, ("failed_minor", pa.int64()), ("failed", AMOUNT)),
-            *_fields(False, ("balance_minor", pa.int64()), ("balance", AMOUNT)),
+            pa.field("opening_minor", pa.int64(), nullable=False),
             *_fields(
                 True,
                 ("reason", pa.string()),
@@ -86,8 +86,17 @@ _ADDED: Final = {
     "booked_at": _fields(False, ("occurred_local", _LOCAL), ("day", pa.date32())),
     "currency": _fields(False, ("period", pa.string()), ("occurred_period", pa.string())),
 }
+# What a file has in place of the opening balance: the running one, with this line (`balances.py`).
+BALANCE: Final = _fields(False, ("balance_minor", pa.int64()), ("balance", AMOUNT))
 ITEMISED_FILE: Final = pa.schema(
-    [*(each for field in ITEMISED.schema for each in (*_ADDED.get(field.name, ()), field)), *LINE_FX]
+    [
+        *(
+            each
+            for field in ITEMISED.schema
+            for each in (BALANCE if field.name == "opening_minor" else (*_ADDED.get(field.name, ()), field))
+        ),
+        *LINE_FX,
+    ]
 )
 
 # One row a currency and category, all categories for each currency that has a movement in the interval or a

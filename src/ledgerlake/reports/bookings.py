@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from ledgerlake.lake.parquet import ROW_GROUP
+from ledgerlake.reports.balances import running
 from ledgerlake.reports.billing_definition import ITEMISED, SUMMARY
 from ledgerlake.reports.books import BEGINNING, Books
 from ledgerlake.reports.interval import Interval
@@ -45,11 +46,12 @@ def movements(
 ) -> Generator[pa.Table, None, None]:
     """All movements booked from `start` to right before `end`, as tables of ITEMISED of up to `rows` rows.
 
-    In the order of organization, booked_at and position. The running balance begins with what was booked
-    before `start`.
+    In the order of organization, booked_at and position, with running balances (`balances.running`), which
+    begin with what was booked before `start`.
     """
     booked(connection, books)
-    return ITEMISED.stream(connection, itemised_parameters(books, start, end, organization), rows)
+    parameters = itemised_parameters(books, start, end, organization)
+    return running(ITEMISED.stream(connection, parameters, rows))
 
 
 def itemised_parameters(

@@ -190,7 +190,7 @@ def read_books(db: Database[dict[str, Any]], zone: str | None = None) -> Books:
     Raises:
         ReportError: a period was closed while the ledger kept its books in another zone.
     """
-    entries = tuple(_entry(document) for document in db[PERIODS].find({}, sort=[("_id", 1)]))
+    entries = tuple(entry_of(document) for document in db[PERIODS].find({}, sort=[("_id", 1)]))
     if zone is None:
         zone = entries[0].zone if entries else EMPTY_BOOKS.zone
     if entries and entries[0].zone != zone:
@@ -208,7 +208,21 @@ def append_entry(db: Database[dict[str, Any]], entry: Entry) -> None:
     Raises:
         PeriodTakenError: there is an entry of this number already.
     """
-    document = {
+    document = document_of(entry)
+    try:
+        db[PERIODS].insert_one(document)
+    except DuplicateKeyError as taken:
+        first = entry_of(db[PERIODS].find_one({"_id": entry.number}) or document)
+        done = "closed" if first.action == "close" else "reopened"
+        raise PeriodTakenError(
+            f"{first.by} was first and {done} {first.period} at {first.at:%Y-%m-%d %H:%M:%S} UTC.",
+            "Look at `ledgerlake period list`, then decide again.",
+        ) from taken
+
+
+def document_of(entry: Entry) -> dict[str, Any]:
+    """An entry as the list has it."""
+    return {
         "_id": Int64(entry.number),
         "action": entry.action,
         "period": entry.period,
@@ -225,18 +239,10 @@ def append_entry(db: Database[dict[str, Any]], entry: Entry) -> None:
         "formats": list(entry.formats),
         "digest": entry.digest,
     }
-    try:
-        db[PERIODS].insert_one(document)
-    except DuplicateKeyError as taken:
-        first = _entry(db[PERIODS].find_one({"_id": entry.number}) or document)
-        done = "closed" if first.action == "close" else "reopened"
-        raise PeriodTakenError(
-            f"{first.by} was first and {done} {first.period} at {first.at:%Y-%m-%d %H:%M:%S} UTC.",
-            "Look at `ledgerlake period list`, then decide again.",
-        ) from taken
 
 
-def _entry(document: Mapping[str, Any]) -> Entry:
+def entry_of(document: Mapping[str, Any]) -> Entry:
+    """What `document_of` made a document of."""
     return Entry(
         number=int(document["_id"]),
         action=document["action"],

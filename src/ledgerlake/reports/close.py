@@ -25,6 +25,7 @@ from ledgerlake.reports.books import Books, Entry, append_entry, read_books
 from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.manifest import DEFINITIONS
+from ledgerlake.reports.noted import note_books
 from ledgerlake.reports.revisions import (
     Gatekeeper,
     complete_revisions,
@@ -118,6 +119,7 @@ class Periods:
                     entry = self._closed(books, each, pinned, connection, by, formats)
                     done.append(Revision(entry, self._out / entry.folder, True))
                     books = Books(books.zone, (*books.entries, entry))
+                    note_books(self._out, books)
                     if on_progress is not None:
                         on_progress(len(done), len(due))
             return done
@@ -171,6 +173,7 @@ class Periods:
                 )
                 append_entry(self._db, entry)
                 books = Books(books.zone, (*books.entries, entry))
+                note_books(self._out, books)
                 done.append(entry)
             return done
 

@@ -38,6 +38,10 @@ TYPE: Final = "billing"
 DEFINITIONS: Final = {each.name: each.version for each in (ITEMISED, SUMMARY)}
 TABLES: Final = ("itemised.parquet", "summary.parquet")
 _CHUNK: Final = 1 << 20
+# How a sealed file ends: its last member speaks for all bytes before it, however they are rendered.
+_SEAL: Final = b',\n "sha256": "'
+_END: Final = b'"\n}\n'
+_LINES_DOWN_TO: Final = 4
 # For people to read: two names of one interval, or of one file of rates, mean the same report.
 _NAMES: Final = ("label", "source")
 
@@ -222,9 +226,11 @@ def file_facts(path: Path) -> Json:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whose last member is the SHA-256 of all others, in one step."""
+    """Write a JSON file whose last member is the SHA-256 of all bytes before it, in one step."""
+    body = _rendered(content).encode("utf-8", "surrogatepass").removesuffix(b"\n}")
+    seal = hashlib.sha256(body).hexdigest().encode()
     with write_atomically(path) as temp:
-        temp.write_bytes(_rendered(content))
+        temp.write_bytes(body + _SEAL + seal + _END)
 
 
 def read_json(path: Path) -> Json:
@@ -234,21 +240,28 @@ def read_json(path: Path) -> Json:
         ReportError: a bit of it is not as it was written.
         FileNotFoundError: there is no such file.
     """
-    text = path.read_bytes()
-    try:
-        content: Json = json.loads(text)
-        del content["sha256"]
-        whole = _rendered(content) == text
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ReportError(f"{path} is damaged ({error!r}).") from error
-    if not whole:
+    body, _, rest = path.read_bytes().rpartition(_SEAL)
+    if rest != hashlib.sha256(body).hexdigest().encode() + _END:
         raise ReportError(f"{path} was changed after it was written.")
+    try:
+        content: Json = json.loads(body + b"\n}")
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path} is damaged ({error!r}).") from error
     return content
 
 
-def _rendered(content: Mapping[str, Any]) -> bytes:
-    sealed = {**content, "sha256": _sha256(content)}
-    return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+def _rendered(value: Any, depth: int = 0) -> str:
+    """JSON that people can read: a line for each member or item, down to those that fit on one."""
+    # Not json's own indentation: that is written in Python, and takes as long as a report's whole summary.
+    if not value or not isinstance(value, dict | list) or depth == _LINES_DOWN_TO:
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(name)}: {_rendered(each, depth + 1)}" for name, each in value.items()]
+    else:
+        lines = [_rendered(each, _LINES_DOWN_TO) for each in value]
+    first, last = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    pad = " " * (depth + 1)
+    return f"{first}\n{pad}" + f",\n{pad}".join(lines) + f"\n{pad[1:]}{last}"
 
 
 def _table(path: Path) -> Json:

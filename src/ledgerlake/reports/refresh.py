@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from ledgerlake.reports.manifest import MANIFEST, TABLES
 from ledgerlake.reports.revisions import DRAFT, complete_revisions
 from ledgerlake.reports.slug import slug
 from ledgerlake.reports.spec import ReportSpec
-from ledgerlake.reports.writer import LOCK, BillingReport, OnProgress, Target, write_targets
+from ledgerlake.reports.writer import LOCK, BillingReport, Gate, OnProgress, Target, write_targets
 
 if TYPE_CHECKING:
     from ledgerlake.lake.event_lake import EventLake
@@ -80,6 +80,8 @@ def refresh_billing(
     books: Books | Callable[[], Books] = EMPTY_BOOKS,
     on_progress: OnProgress | None = None,
     engine: Engine = DUCKDB,
+    anew: Collection[str] = (),
+    gate: Gate | None = None,
 ) -> BillingRefresh:
     """Write the drafts that events after the folder's checkpoint change: OUT/MONTH/draft/SLUG/.
 
@@ -88,10 +90,12 @@ def refresh_billing(
     that were deleted, and revisions of closed months that are missing. The checkpoint, OUT/checkpoint.json,
     is written last: a run that dies is repeated by the next one, with the same bytes. Writes nothing if
     nothing is new. `books` may be a call that reads them, once nobody else writes here. `on_progress(done,
-    total)` counts lines.
+    total)` counts lines. The drafts of the months `anew`, such as "2011-11", are written whatever they are,
+    all of each, and pass the gate first, if there is one.
 
     Raises:
         ReportError: the folder holds reports of another log, or a revision can not be written again.
+        PublicationBlocked: the gate does not let a month pass; nothing is written.
         LakeError, CorruptFileError: the lake can not be read.
     """
     with exclusive(out / LOCK):
@@ -102,6 +106,7 @@ def refresh_billing(
         complete_revisions(lake, out, books, engine)
         known = usable(read_checkpoint(out), books)
         missing = {month for month, slugs in known.months.items() if not _all_there(out, month, slugs)}
+        missing |= known.months.keys() & set(anew)
         if known.position == pinned.position and known.last_event_id == pinned.last_event_id and not missing:
             return BillingRefresh(known.position, known.position, (), (), 0, ())
         remove_leftovers(out)
@@ -110,7 +115,9 @@ def refresh_billing(
             due = _due(connection, known, books, missing)
             targets = [Target(month, out / month.label / DRAFT, only) for month, only in due.items()]
             spec = ReportSpec(Interval.month(2000, 1, books.zone), books=books)
-            reports = write_targets(pinned, connection, spec, targets, on_progress=on_progress)
+            reports = write_targets(
+                pinned, connection, spec, targets, on_progress=on_progress, gate=_of_months(anew, gate)
+            )
         months = _cleared(out, known, due, reports)
         checkpoint = ReportsCheckpoint(
             pinned.position, pinned.last_event_id, books.zone, len(books.entries), months
@@ -127,6 +134,19 @@ def refresh_billing(
             sum(report.lines for report in reports),
             tuple(totals[currency] for currency in sorted(totals)),
         )
+
+
+def _of_months(anew: Collection[str], gate: Gate | None) -> Gate | None:
+    """The gate for these months, which are written whole: of the others it would miss organizations."""
+    if gate is None:
+        return None
+    keep = gate
+
+    def of_months(spec: ReportSpec, position: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        if spec.interval.label in anew:
+            keep(spec, position, rows)
+
+    return of_months
 
 
 def read_checkpoint(out: Path) -> ReportsCheckpoint:

@@ -21,6 +21,7 @@ from ledgerlake.reports.books import Books, Entry
 from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.manifest import DEFINITIONS, MANIFEST, Manifest, file_facts, read_manifest, write_json
+from ledgerlake.reports.noted import note_books
 from ledgerlake.reports.slug import slug
 from ledgerlake.reports.spec import ReportSpec
 from ledgerlake.reports.writer import write_reports
@@ -50,6 +51,8 @@ class Gatekeeper(Protocol):
 def complete_revisions(lake: EventLake, out: Path, books: Books, engine: Engine = DUCKDB) -> list[Path]:
     """Write the folders of closed revisions that are missing in `out`, whose lock is held; which these were.
 
+    And note the books there, so that whoever reads the folder knows what is closed.
+
     Those of another version of the reports can not be written: that is logged.
 
     Raises:
@@ -76,6 +79,7 @@ def complete_revisions(lake: EventLake, out: Path, books: Books, engine: Engine 
             done.append(out / entry.folder)
     for entry in books.closed():
         remove_draft(out, entry.period)
+    note_books(out, books)
     if failed:
         raise failed[0]
     return done

@@ -4,7 +4,8 @@
 -- is later. Frontiers only grow with the position: up to $after they lie before $start, so that what is booked
 -- in the interval also occurred in it; up to $until they lie before $end. Amounts are minor units.
 -- amount: what the movement does to the balance. A charge counts positive, refunds and credits negative, a
--- failed attempt zero; what it tried to move stands in failed.
+-- failed attempt zero; what it tried to move stands in failed. opening: what the organization's movements in the
+-- currency came to before the interval; running balances begin there.
 WITH in_question AS (
   SELECT *
   FROM events
@@ -91,12 +92,7 @@ SELECT
   booked.exponent,
   booked.change AS amount_minor,
   CASE WHEN booked.movement = 'failure' THEN booked.amount_minor END AS failed_minor,
-  COALESCE(openings.opening, CAST(0 AS DECIMAL(38, 0)))
-  + SUM(CAST(booked.change AS DECIMAL(38, 0))) OVER (
-    PARTITION BY booked.organization_id, booked.currency
-    ORDER BY booked.booked_at, booked.position
-    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-  ) AS balance_minor,
+  COALESCE(openings.opening, CAST(0 AS DECIMAL(38, 0))) AS opening_minor,
   booked.reason,
   originals.occurred_at AS original_at,
   originals.event_id AS original_event_id,

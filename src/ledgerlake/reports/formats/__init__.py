@@ -12,17 +12,18 @@ from typing import Final
 from ledgerlake.lake.files import remove_leftovers, write_atomically
 from ledgerlake.reports.errors import ReportError
 
-__all__ = ["FORMATS", "OTHERS", "export"]
+__all__ = ["FILES_OF", "FORMATS", "OTHERS", "export"]
 
-_FILES: Final[dict[str, tuple[str, ...]]] = {
+FILES_OF: Final[dict[str, tuple[str, ...]]] = {
     "parquet": ("itemised.parquet", "summary.parquet"),
     "csv": ("itemised.csv", "summary.csv"),
     "xlsx": ("report.xlsx",),
     "html": ("report.html",),
 }
-FORMATS: Final = tuple(_FILES)
+"""The files of each format."""
+FORMATS: Final = tuple(FILES_OF)
 """What a report can be asked for in; parquet is always there."""
-OTHERS: Final = frozenset(file for name in FORMATS if name != "parquet" for file in _FILES[name])
+OTHERS: Final = frozenset(file for name in FORMATS if name != "parquet" for file in FILES_OF[name])
 """The files of the formats but parquet."""
 
 
@@ -44,11 +45,11 @@ def export(folder: Path, formats: Sequence[str]) -> list[Path]:
     from ledgerlake.reports.formats.xlsx import write_xlsx
 
     for name in formats:
-        if name not in _FILES:
+        if name not in FILES_OF:
             raise ReportError(f"{name!r} is no format of a report.", f"Choose from {', '.join(FORMATS)}.")
     source = Source.open(folder)
     remove_leftovers(folder)
-    beside = [file for name in FORMATS if name in formats or name == "parquet" for file in _FILES[name]]
+    beside = [file for name in FORMATS if name in formats or name == "parquet" for file in FILES_OF[name]]
     writers: dict[str, Callable[[Path], None]] = {
         "itemised.csv": lambda target: write_csv(target, source.no_lines, source.lines()),
         "summary.csv": lambda target: write_csv(target, source.summary, [source.summary]),

@@ -267,8 +267,13 @@ def _table(
     )
 
 
-def _text(value: str) -> str:
-    """Text as HTML, not too long, and without characters that nobody sees."""
+def visible(value: str) -> str:
+    """Text that is not too long, and has pictures where characters are that nobody sees."""
     if len(value) > _LONGEST:
         value = f"{value[:_LONGEST]}… ({len(value):,} characters)"
-    return html.escape(value.translate(_INVISIBLE))
+    return value.translate(_INVISIBLE)
+
+
+def _text(value: str) -> str:
+    """The same as HTML."""
+    return html.escape(visible(value))

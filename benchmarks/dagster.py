@@ -1,0 +1,74 @@
+"""Catching up through Dagster's job, against the same by the command line."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.measure import Db, Figure, Scale, environment, fill, scratch
+from ledgerlake.application import LedgerLake
+from ledgerlake.mongo.connection import open_database
+from ledgerlake.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = 1 / 1.15
+# What a catch-up starts from: the log, and that it was verified some time ago.
+KEPT = {"events", "counters", "log_chain", "verifications"}
+
+BY_HAND = ("-c", "from ledgerlake.cli import main; main()", "refresh")
+BY_DAGSTER = ("-m", "dagster", "job", "execute", "-m", "pipelines.definitions", "-j", "refresh_all")
+
+
+def run(scale: Scale) -> list[Figure]:
+    """Seconds of `ledgerlake refresh` over those of the job, both as processes, starts included.
+
+    Both fill all read models, the lake, its tables and the reports from nothing; the job also reconciles
+    them with the log. No notebook is executed.
+    """
+    ratios, notes = [], []
+    with scratch(scale) as (settings, database):
+        _seconds(settings, BY_DAGSTER)  # makes the history, and verifies the empty log to the last event
+        fill(scale, database)
+        for number in range(scale.rounds):
+            taken = {}
+            order = (BY_HAND, BY_DAGSTER) if number % 2 else (BY_DAGSTER, BY_HAND)
+            for command in order:
+                _forget(settings, database)
+                taken[command] = _seconds(settings, command)
+                with LedgerLake.open(settings) as ledger:
+                    if any(part.lag for part in ledger.status().parts):
+                        raise RuntimeError(f"Not caught up: {ledger.status()}")
+            ratios.append(taken[BY_HAND] / taken[BY_DAGSTER])
+            notes.append(f"{taken[BY_DAGSTER]:.1f} and {taken[BY_HAND]:.1f}")
+            scale.say(f"  Dagster and command line {notes[-1]} s for {scale.events:,} events")
+    note = f"{scale.events:,} events; seconds through Dagster and by command: {'; '.join(notes)}"
+    return [Figure("catch-up through Dagster", "ledgerlake refresh", ratios, TARGET, note)]
+
+
+def _forget(settings: Settings, database: Db) -> None:
+    """All that was made from the log; Dagster's history stays."""
+    for name in database.list_collection_names():
+        if name not in KEPT:
+            database.drop_collection(name)
+    for each in ("lake", "reports"):
+        shutil.rmtree(settings.home / each, ignore_errors=True)
+    open_database(settings).client.close()
+
+
+def _seconds(settings: Settings, command: Sequence[str]) -> float:
+    env = environment(settings) | {"DAGSTER_HOME": str(ROOT), "LEDGERLAKE_NOTEBOOK_MINUTES": "off"}
+    log = settings.home / "benchmark.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with log.open("wb") as out:
+        done = subprocess.run(
+            [sys.executable, *command], env=env, cwd=ROOT, stdout=out, stderr=out, check=False
+        )
+    taken = time.perf_counter() - started
+    if done.returncode != 0:
+        raise RuntimeError(log.read_text()[-3000:])
+    return taken

@@ -1,0 +1,148 @@
+"""Work off the event loop: reading on threads, and commands of many requests in batches, both bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from ledgerlake.commands.bus import CommandBus
+from ledgerlake.commands.model import CommandOutcome, CommandResult
+from ledgerlake.domain.commands import PaymentCommand
+from ledgerlake.eventstore.model import StoreUnavailable
+from ledgerlake.privacy.keys import KeysUnavailable
+from ledgerlake.web.problems import busy, unavailable
+
+R = TypeVar("R")
+Client: TypeAlias = MongoClient[dict[str, Any]]
+
+_THREADS: Final = 16
+_MOST_READS: Final = 256
+_LARGEST_BATCH: Final = 100
+_MOST_COMMANDS: Final = 400
+
+
+def available(client: Client) -> bool:
+    """Whether the database is there, as the driver has seen last; asks nobody."""
+    return client.topology_description.has_writable_server()
+
+
+class Reading:
+    """Threads for what blocks, and a bounded queue in front of them."""
+
+    def __init__(self, client: Client) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, "ledgerlake-read")
+        self._client = client
+        self._taken = 0
+
+    async def run(self, function: Callable[..., R], *args: Any) -> R:
+        """Call it on a thread.
+
+        Raises:
+            Problem: 429 too much waits for a thread; 503 the database is away.
+        """
+        if not available(self._client):
+            raise unavailable()
+        if self._taken >= _MOST_READS:
+            raise busy("too_busy", "The server has more to read than it takes on.")
+        self._taken += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        future.add_done_callback(self._left)
+        return await future
+
+    def _left(self, _: object) -> None:
+        self._taken -= 1
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._pool.shutdown()
+
+
+_Waiting: TypeAlias = "tuple[PaymentCommand, asyncio.Future[CommandResult]]"
+
+
+class Writing:
+    """Commands on their way to the bus: those that came while others were carried out go as one batch.
+
+    A thread for each command would cost as much again as the command itself.
+    """
+
+    def __init__(self, bus: Callable[[], CommandBus], largest_batch: int, client: Client) -> None:
+        self._bus = bus
+        self._largest = min(largest_batch, _LARGEST_BATCH)
+        self._pool = ThreadPoolExecutor(1, "ledgerlake-command")
+        self._client = client
+        self._waiting: deque[_Waiting] = deque()
+        self._sent = False
+
+    async def dispatch(self, command: PaymentCommand) -> CommandResult:
+        """Have a command carried out.
+
+        Raises what `CommandBus.dispatch` raises, and
+
+        Raises:
+            Problem: 429 too many wait already; 503 the database is away.
+        """
+        if not available(self._client):
+            raise unavailable()
+        if len(self._waiting) >= _MOST_COMMANDS:
+            raise busy("too_busy", "The server has more commands than it takes on.")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[CommandResult] = loop.create_future()
+        self._waiting.append((command, future))
+        if len(self._waiting) == 1:
+            # After the other requests that are there to be read now.
+            loop.call_soon(self._send)
+        return await future
+
+    @property
+    def waiting(self) -> int:
+        """Commands that no thread has taken."""
+        return len(self._waiting)
+
+    def _send(self) -> None:
+        # One batch at a time: of several at once each would be smaller, and none would be sooner.
+        if self._sent or not self._waiting:
+            return
+        self._sent = True
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._largest))]
+        commands = [command for command, _ in batch]
+        loop = asyncio.get_running_loop()
+        sent = loop.run_in_executor(self._pool, _carry_out, self._bus, commands)
+        sent.add_done_callback(partial(self._settle, batch))
+
+    def _settle(self, batch: Sequence[_Waiting], sent: asyncio.Future[list[_Outcome]]) -> None:
+        self._sent = False
+        self._send()
+        for (_, future), outcome in zip(batch, sent.result(), strict=True):
+            if future.done():
+                continue
+            if isinstance(outcome, CommandResult):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._pool.shutdown()
+
+
+_Outcome: TypeAlias = CommandOutcome | Exception
+
+
+def _carry_out(bus: Callable[[], CommandBus], commands: Sequence[PaymentCommand]) -> list[_Outcome]:
+    try:
+        return list(bus().dispatch_batch(commands))
+    except (StoreUnavailable, KeysUnavailable, PyMongoError) as error:
+        return [error] * len(commands)
+    except Exception as error:  # noqa: BLE001 - each request hears of it
+        if len(commands) == 1:
+            return [error]
+        # It may be about one of them only.
+        return [outcome for command in commands for outcome in _carry_out(bus, [command])]
