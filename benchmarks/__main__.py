@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, dagster, lake, live, load, projections, queries, reading, rebuild, reports
+from benchmarks import append, dagster, lake, live, load, projections, queries, reading, rebuild, reports, web
 from benchmarks.measure import Figure, Scale
 from ledgerlake.mongo.embedded import ensure_running, stop
 from ledgerlake.settings import Settings
@@ -33,6 +33,7 @@ BENCHMARKS = {
     "live": live.run,
     "rebuild": rebuild.run,
     "dagster": dagster.run,
+    "web": web.run,
 }
 
 

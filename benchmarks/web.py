@@ -96,7 +96,11 @@ def run(scale: Scale) -> list[Figure]:
     commands: list[float] = []
     answers: list[float] = []
     slowest: dict[str, list[float]] = {"commands": [], "bus": [], "answers": []}
-    with scratch(scale) as (settings, _), served(settings) as (port, secret), bare(scale, port, secret) as plain:
+    with (
+        scratch(scale) as (settings, _),
+        served(settings) as (port, secret),
+        bare(scale, port, secret) as plain,
+    ):
         for number in range(scale.rounds + 1):
             http = load(port, secret, "commands", SECONDS)
             bus = child(settings, IN_PROCESS, str(CLIENTS), str(SECONDS))

@@ -34,6 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         *_LOG,
         "payment read models",
         "payment states",
+        "payments one by one",
         "payment state totals",
         "refund latency",
         "retry recovery",

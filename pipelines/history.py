@@ -112,7 +112,9 @@ def _latest_of_checks(instance: dg.DagsterInstance) -> set[str]:
     storage, table = instance.event_log_storage, AssetCheckExecutionsTable
     if not isinstance(storage, SqlEventLogStorage):
         return set()
-    latest = db.select(db.func.max(table.c.id)).group_by(table.c.asset_key, table.c.check_name)
+    # A run that has only begun has rows, too, which say nothing yet.
+    done = table.c.evaluation_event.is_not(None)
+    latest = db.select(db.func.max(table.c.id)).where(done).group_by(table.c.asset_key, table.c.check_name)
     with storage.index_connection() as connection:
         found = connection.execute(db.select(table.c.run_id).where(table.c.id.in_(latest)))
         return {row[0] for row in found}

@@ -43,7 +43,7 @@ def mark_months(context: dg.AssetExecutionContext, opened: LedgerLake, done: Bil
 
     out, books = opened.settings.reports_dir, opened.periods.books()
     position, closes = _told(context.instance)
-    late = late_movements(opened.lake, books, position, done.to_position, opened.engine)
+    late = late_movements(opened.lake, books, position, done.to_position)
     drafts, changed = _changed(opened, books, done, position)
     changed |= {entry.period for entry in books.entries[closes:]}
     changed |= add_months(context.instance, {*drafts, *(entry.period for entry in books.closed())})
@@ -68,11 +68,20 @@ def report_month(context: dg.AssetExecutionContext | dg.OpExecutionContext, mont
 
 
 def add_months(instance: dg.DagsterInstance, months: Iterable[str]) -> set[str]:
-    """Make partitions of the months that are none yet; which these are."""
+    """Make partitions of the months that are none yet; which these are.
+
+    Dagster keeps keys in the order in which they came, and takes a range of them by that order. A month
+    that comes late is put in its place, or a backfill from one month to another would leave it out.
+    """
     name = str(BILLING_MONTHS.name)
-    new = set(months) - set(instance.get_dynamic_partitions(name))
-    if new:
-        instance.add_dynamic_partitions(name, sorted(new))
+    before = instance.get_dynamic_partitions(name)
+    new = set(months) - set(before)
+    if not new:
+        return new
+    moved = [key for key in before if key > min(new)]
+    for key in moved:
+        instance.delete_dynamic_partition(name, key)  # its history is kept by its name
+    instance.add_dynamic_partitions(name, sorted({*new, *moved}))
     return new
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.ports import free_ports
 
-PATIENCE = 300.0  # seconds for what takes ten where there is nothing else to do
+PATIENCE = 600.0  # seconds for what takes ten where there is nothing else to do
 
 
 def wait_for(look: Callable[[], Any], tell: Callable[[], object] = str, every: float = 0.2) -> Any:

@@ -75,16 +75,21 @@ def _stages(ledger: LedgerLake, settings: Settings) -> Iterator[Lake]:
     periods = Periods(ledger.db, ledger.lake, settings.reports_dir, ZONE, LetsPass())
     after = 0
     for stage, events in enumerate(STAGES):
-        documents = payment_history(seed=stage, events=events, payments=25, after=after)
+        documents = payment_history(seed=stage, events=events, payments=15, after=after)
         after += events
         insert_events(
             ledger.db, [{**each, "recordedAt": RECORDED + timedelta(days=stage)} for each in documents]
         )
         if stage == 2:
             periods.reopen("2026-02", reason="credit notes were missing", by="ben")
+            assert noted_books(settings.reports_dir) == periods.books()
+        if stage == 1:
+            (settings.reports_dir / NOTED).unlink()  # as if the close had been killed before it wrote that
         _refresh(ledger)
+        assert noted_books(settings.reports_dir) == periods.books()
         if stage == 0:
             periods.close("2026-02", 150, by="ann", through=True)
+            assert noted_books(settings.reports_dir) == periods.books()
         if stage == 2:
             periods.close("2026-02", 250, by="ben")
         _refresh(ledger)
@@ -103,7 +108,6 @@ def told(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Told:
         stages = list(_stages(ledger, settings))
         ids = stages[-1].payments().select("payment_id").collect()["payment_id"]
         audits = {each: ledger.queries.ask(GetAudit(each)) for each in ids}
-        assert noted_books(settings.reports_dir) == ledger.periods.books()
         ledger.db.client.drop_database(settings.database)
     return Told(settings, stages, audits)
 
@@ -197,7 +201,7 @@ def test_billing_gives_the_lines_of_the_reports(
 ) -> None:
     files = _files(told, folder)
     lines = lake.billing(period, revision=revision)
-    assert lines.height > 3
+    assert lines.height > 0
     assert lines.sort("organization_id", "line").equals(files.select(lines.columns))
     dropped = set(files.columns) - set(lines.columns)
     assert dropped == {each for each in files.columns if each.startswith("fx_")}

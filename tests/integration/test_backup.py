@@ -1,5 +1,4 @@
-"""Backup and restore as docs/operations.md says: its commands are run as they stand, on an embedded server.
-"""
+"""Backup and restore as docs/operations.md says: its commands are run as they stand, on embedded servers."""
 
 from __future__ import annotations
 

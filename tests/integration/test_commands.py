@@ -123,6 +123,39 @@ def test_a_refused_command_is_kept_and_cleared_when_it_is_right_after_all(ledger
     assert (ledger.db["command_rejections"].find_one({"commandId": "r"}) or {})["resolvedAt"] is not None
 
 
+def test_a_batch_comes_to_what_its_commands_come_to_one_by_one(
+    ledger: LedgerLake, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ledgerlake.commands")
+    ledger.commands.dispatch(pay("p", "c1"))
+    batch = [
+        refund("q", "r1", "4.00"),
+        pay("q", "c2"),
+        refund("q", "r2", "4.00"),
+        pay("p", "c1"),
+        pay("x\0", "c3"),
+        refund("q", "r3", "7.00"),
+        pay("q", "c2"),
+    ]
+    outcomes = ledger.commands.dispatch_batch(batch)
+    told = [each.code if isinstance(each, CommandRejected) else each.duplicate for each in outcomes]
+    assert told == ["unknown_payment", False, False, True, "bad_payment_id", "refund_exceeds_payment", True]
+    again = CommandBus({ProcessPayment: ledger.payments.handle, RefundPayment: ledger.payments.handle})
+    one_by_one = again.dispatch_batch([batch[3], batch[5]])
+    assert [type(each) for each in one_by_one] == [CommandResult, CommandRejected]
+    kept = {each["commandId"]: each["reasonCode"] for each in ledger.db["command_rejections"].find()}
+    assert kept == {"r1": "unknown_payment", "c3": "bad_payment_id", "r3": "refund_exceeds_payment"}
+    ledger.commands.dispatch_batch([batch[0]])
+    assert (ledger.db["command_rejections"].find_one({"commandId": "r1"}) or {})["resolvedAt"] is not None
+    lines = [each.getMessage() for each in caplog.records if "c2" in each.getMessage()]
+    assert [line.split(" at ")[0] for line in lines] == [
+        "ProcessPayment c2 done",
+        "ProcessPayment c2 was done before",
+    ]
+    with pytest.raises(UnknownCommand):
+        CommandBus({FailPayment: ledger.payments.handle}).dispatch_batch([pay("z", "c9")])
+
+
 @pytest.mark.parametrize(
     ("command", "code"),
     [

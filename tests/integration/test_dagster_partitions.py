@@ -140,6 +140,12 @@ def test_every_month_is_a_partition_with_a_history(
     assert told(refresh(instance, settings)) == {}  # nothing new, so nothing to tell
     put(database, ("c", "Refunded", 200, "2011-12-05"))
     assert list(told(refresh(instance, settings))) == ["2011-12"]
+    # A month that is heard of later stands in its place all the same: ranges go by that.
+    put(database, ("f", "Failed", 500, "2011-08-05"))
+    assert list(told(refresh(instance, settings))) == ["2011-08", "2011-10", "2011-11", "2011-12"]
+    assert instance.get_dynamic_partitions("billing_month") == ["2011-08", "2011-10", "2011-11", "2011-12"]
+    key = dg.AssetKey(MONTHS)
+    assert instance.get_materialized_partitions(key) == {"2011-08", "2011-10", "2011-11", "2011-12"}
 
 
 def test_what_comes_for_a_closed_month_is_noted_on_it_and_its_files_stay(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from ledgerlake.lake.parquet import read_footer
 from ledgerlake.projections import OnPoison, advance, per_event
 from ledgerlake.settings import Settings
 from ledgerlake.subscriptions import HandlingPolicy, OnFailure
+from ledgerlake.web.tokens import AccessTokens
 from scripts.data_dictionary import meanings, tables
 
 _NOON = datetime(2011, 11, 3, 12, tzinfo=UTC)
@@ -101,6 +102,7 @@ def test_stored_documents_are_as_the_page_says(settings: Settings, database: Any
         ledger.subscriptions.consumer("mails", handler, policy=policy, live=False).run()
         ledger.forget("u")
         ledger.close_period("2011-11", by="finance")
+        AccessTokens(ledger.db).create("till 4", "service", ["acme"], timedelta(days=1))
         ledger.verify()
         seen, differences = set(), []
         for name in ledger.db.list_collection_names():

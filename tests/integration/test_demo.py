@@ -44,7 +44,7 @@ class Place:
     def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         code = os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])
         bare = {"PATH": os.defpath, "PYTHONPATH": code, **environ}
-        return subprocess.run(words, cwd=self.folder, env=bare, capture_output=True, text=True, timeout=300)
+        return subprocess.run(words, cwd=self.folder, env=bare, capture_output=True, text=True, timeout=600)
 
     def tool(self, *words: str) -> Result:
         """`ledgerlake` as typed in the folder, in this process: the demo itself runs in one of its own."""

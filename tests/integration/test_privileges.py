@@ -37,7 +37,7 @@ _PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PASSWORD = "only-on-loopback"
 DATABASE = "ledger"
-ROLES = ("appends", "refreshes", "closes", "asks", "subscribes", "archives", "forgets")
+ROLES = ("appends", "refreshes", "closes", "asks", "admits", "subscribes", "archives", "forgets")
 UNAUTHORIZED = 13
 Opened = Callable[[str], AbstractContextManager[LedgerLake]]
 

@@ -181,6 +181,26 @@ def test_negative_control_sums_alone_do_not_see_what_cancels_out(ledger: LedgerL
     assert failing(verify(ledger.db, ledger.lake)) == ["payment trends by day"]
 
 
+def test_payments_whose_differences_cancel_out_are_named_by_a_full_verification(ledger: LedgerLake) -> None:
+    payments = ledger.db["payment_read_models"]
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    some = {"failuresBefore": 0, "netMinor": {"$gt": 1}}
+    for each in payments.find(some, sort=[("_id", 1)]):
+        alike.setdefault((each["organizationId"], each["currency"], each["status"]), []).append(each)
+    one, other = next(group for group in alike.values() if len(group) > 1)[:2]
+    for victim, by in ((one, 1), (other, -1)):
+        payments.update_one(
+            {"_id": victim["_id"]}, {"$inc": {"amountMinor": Int64(by), "netMinor": Int64(by)}}
+        )
+    found = verify(ledger.db, ledger.lake)
+    assert failing(found) == ["payments one by one"]
+    [check] = [each for each in found.checks if not each.ok]
+    named = "\n".join(check.differences)
+    assert len(check.differences) == 3
+    assert repr(one["_id"]) in named
+    assert repr(other["_id"]) in named
+
+
 def test_when_the_quick_one_is_enough(ledger: LedgerLake, monkeypatch: pytest.MonkeyPatch) -> None:
     db, lake = ledger.db, ledger.lake
     first = reconcile(db, lake, DAY)

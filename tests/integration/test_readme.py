@@ -78,8 +78,10 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(linked), f"{page.name} links to {target}"
 
 
-def test_the_picture_is_light() -> None:
-    assert (REPOSITORY / "docs/demo.png").stat().st_size < 300_000
+def test_the_pictures_are_light() -> None:
+    pictures = list((REPOSITORY / "docs").rglob("*.png"))
+    assert len(pictures) == 5
+    assert sum(path.stat().st_size for path in pictures) < 300_000
 
 
 def test_every_test_that_a_guarantee_names_exists() -> None:

@@ -76,6 +76,20 @@ def test_sums_beyond_64_bits_stay_exact() -> None:
     )["gross"].to_list() == ["184,467,440,737,095,516.14"]
 
 
+def test_an_axis_of_time_has_a_label_to_a_period_and_no_hours() -> None:
+    def axis(days: list[int], every: charts.Granularity) -> Any:
+        figure = charts.volume(trends_frame(*((day, "a", "EUR", "completed", 1, 1) for day in days)), every)
+        return figure.layout.xaxis
+
+    assert axis([0], "day").dtick == 24 * 3_600_000
+    assert axis([1, 8], "week").dtick == 7 * 24 * 3_600_000
+    assert axis([0, 31], "month").dtick == "M1"
+    assert axis([0, 365], "month").dtick == "M2"
+    assert axis([0, 20], "day").dtick is None
+    alone = axis([0], "month")  # a single bar, on an axis of a month
+    assert 30 <= (alone.range[1] - alone.range[0]).days <= 40
+
+
 def test_a_day_without_movements_is_a_zero_not_a_hole() -> None:
     [series] = series_by_currency(
         trends_frame((0, "a", "GBP", "completed", 1, 100), (5, "a", "GBP", "completed", 1, 200))

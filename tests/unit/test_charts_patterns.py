@@ -77,10 +77,10 @@ def test_a_calendar_has_a_column_for_every_week_from_monday() -> None:
         known_until=at(10.5),
     )  # fmt: skip
     [cells] = figure.data
-    assert list(cells.x) == [date(2026, 2, 23), date(2026, 3, 2), date(2026, 3, 9)]
-    assert cells.z[6] == [12.34, 0.0, None]  # Sunday 1 March; nothing; not there yet
-    assert cells.z[0] == [None, 0.5, 0.0]
-    assert cells.customdata[6][0] == "Sun 1 Mar 2026<br>12.34 EUR"
+    assert list(cells.x) == [date(2026, 2, 16), date(2026, 2, 23), date(2026, 3, 2), date(2026, 3, 9)]
+    assert cells.z[6] == [None, 12.34, 0.0, None]  # Sunday 1 March; nothing; not there yet
+    assert cells.z[0] == [None, None, 0.5, 0.0]
+    assert cells.customdata[6][1] == "Sun 1 Mar 2026<br>12.34 EUR"
     assert headings(figure) == {"EUR": "most on Sun 1 Mar 2026: 12.34 EUR"}
     [outline] = figure.layout.shapes  # Wednesday 11 March
     assert (outline.y0, outline.x0) == (1.5, datetime(2026, 3, 5, 12))

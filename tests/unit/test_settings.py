@@ -27,6 +27,8 @@ def test_every_variable_is_read() -> None:
         {
             "LEDGERLAKE_HOME": "/srv/my ledger",
             "LEDGERLAKE_MONGODB_URI": "mongodb://db.example:27017/?replicaSet=rs0",
+            "LEDGERLAKE_MONGODB_READ_URI": "mongodb://reader@db.example:27017/?replicaSet=rs0",
+            "LEDGERLAKE_WEB_RATE": "50",
             "LEDGERLAKE_DATABASE": "payments",
             "LEDGERLAKE_SEGMENT_SIZE": "1000",
             "LEDGERLAKE_PROJECTION_BATCH": "500",
@@ -49,6 +51,8 @@ def test_every_variable_is_read() -> None:
     assert settings == Settings(
         home=Path("/srv/my ledger"),
         mongodb_uri="mongodb://db.example:27017/?replicaSet=rs0",
+        mongodb_read_uri="mongodb://reader@db.example:27017/?replicaSet=rs0",
+        web_rate=50,
         database="payments",
         segment_size=1000,
         projection_batch=500,
@@ -119,6 +123,8 @@ def test_an_empty_value_counts_as_not_set() -> None:
         ("LEDGERLAKE_DATABASE", "x" * 64),
         ("LEDGERLAKE_MONGODB_URI", "http://db.example"),
         ("LEDGERLAKE_MONGODB_URI", "localhost:27017"),
+        ("LEDGERLAKE_MONGODB_READ_URI", "http://db.example"),
+        ("LEDGERLAKE_WEB_RATE", "0"),
         ("LEDGERLAKE_PROJECTIONS", "ours.models"),
         ("LEDGERLAKE_PROJECTIONS", "ours/models.py:VISITS"),
         ("LEDGERLAKE_ON_POISON", "skip"),

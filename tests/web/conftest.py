@@ -54,7 +54,9 @@ def fill(ledger: LedgerLake) -> None:
                     payment_id=f"{organization}-1", **command(1, organization, personal={"name": "Ann Onym"})
                 ),
                 RefundPayment(payment_id=f"{organization}-1", **command(2, organization, 230)),
-                FailPayment(payment_id=f"{organization}-2", **command(3, organization, reason="card_expired")),
+                FailPayment(
+                    payment_id=f"{organization}-2", **command(3, organization, reason="card_expired")
+                ),
                 ProcessPayment(payment_id=f"{organization}-3", **command(4, organization, 500)),
                 RefundPayment(payment_id=None, **command(5, organization, 100)),
             ]
@@ -80,4 +82,3 @@ def served(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         ledger.db.client.get_database(settings.database, write_concern=WriteConcern(1)).command(
             "dropDatabase"
         )
-

@@ -6,7 +6,6 @@ import html
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import duckdb
@@ -30,13 +29,18 @@ class Lake:
     """Lake and reports as of one position. Make one with `Lake.open()`."""
 
     def __init__(
-        self, pinned: PinnedLake, reports: Path, books: Books | None, tables: dict[str, pl.DataFrame] | None
+        self,
+        settings: Settings,
+        pinned: PinnedLake,
+        books: Books | None,
+        tables: dict[str, pl.DataFrame] | None,
     ) -> None:
         """`books` are those as of the position, None where nobody knows them; missing `tables` are made."""
+        self.settings = settings
+        """Of the ledger that this lake belongs to: `LedgerLake.open(lake.settings)` opens it."""
         self.root = pinned.root
         self.position = pinned.position
         self._pinned = pinned
-        self._reports = reports
         self._books = books
         self._read = tables
         self._later: Lake | None = None
@@ -48,7 +52,7 @@ class Lake:
 
         Raises NothingYet when there is no event to look at.
         """
-        place = Settings(home=home_of(settings))
+        place = replace(settings or Settings.from_env(), home=home_of(settings))
         root = place.lake_dir
         size = segment_size(root)
         position, tables = read_tables(root)
@@ -58,7 +62,7 @@ class Lake:
         # After the position is known: a close before it must not be missed.
         books = noted_books(place.reports_dir)
         then = None if books is None else books.as_of(position=position)
-        return cls(pinned, place.reports_dir, then, tables)
+        return cls(place, pinned, then, tables)
 
     def as_of(self, moment: int | str | date | datetime) -> Lake:
         """What this lake would have said then: the same methods, on the events that were recorded by then.
@@ -95,14 +99,9 @@ class Lake:
 
     def _at(self, position: int, instant: datetime | None = None) -> Lake:
         books = None if self._books is None else self._books.as_of(position, instant)
-        found = Lake(self._pinned.at(position), self._reports, books, None)
+        found = Lake(self.settings, self._pinned.at(position), books, None)
         found._later = self
         return found
-
-    @property
-    def settings(self) -> Settings:
-        """Those of the ledger that this lake belongs to: `LedgerLake.open(lake.settings)` opens it."""
-        return replace(Settings.from_env(), home=self.root.parent)
 
     @property
     def tables(self) -> pl.DataFrame:
@@ -315,10 +314,10 @@ class Lake:
     def _billing(self) -> Billing:
         if self._books is None:
             raise LakeError(
-                f"There is no list of closed months in {self._reports}.",
+                f"There is no list of closed months in {self.settings.reports_dir}.",
                 "`ledgerlake refresh` writes it, beside the reports: take both along with the lake.",
             )
-        return Billing(self._pinned, self._books, self._reports)
+        return Billing(self._pinned, self._books, self.settings.reports_dir)
 
     @cached_property
     def _organizations(self) -> set[str]:

@@ -63,7 +63,7 @@ def anomalies(trends: Frame, measure: Measure = "gross", known_until: datetime |
     for row, (series, residuals) in enumerate(zip(shown, found, strict=True), start=1):
         _draw(figure, row, series, measure, residuals)
         theme.shade_unfinished(figure, row, series.periods, "day", known_until)
-    theme.time_axis(figure, len(shown), "day")
+    theme.time_axis(figure, len(shown), "day", shown[0].periods)
     if any(each.unusual() for each in found):
         # The legend names the mark also when the first panel has none.
         figure.add_scatter(
@@ -139,7 +139,7 @@ def _draw(
         )  # fmt: skip
     figure.add_bar(
         x=days, y=drawn, name="off the usual", legendgroup="off", showlegend=row == 1,
-        marker_color=theme.GROSS, **theme.hover(texts), row=row, col=1,
+        marker_color=theme.GROSS, width=theme.bar_width("day"), **theme.hover(texts), row=row, col=1,
     )  # fmt: skip
     unusual = residuals.unusual()
     if unusual:

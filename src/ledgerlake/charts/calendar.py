@@ -11,6 +11,8 @@ from ledgerlake.charts import theme
 from ledgerlake.charts.measures import CurrencySeries, Frame, Measure, series_by_currency
 
 _MOST_WEEKS = 106  # two years: a narrower column could not be pointed at
+_FEWEST_WEEKS = 4  # a narrower frame is filled up with empty ones
+_LABELLED_WEEKS = 13  # up to a quarter's: labels are Mondays, above they are months
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -66,6 +68,7 @@ def _draw(
 ) -> None:
     last = monday(series.periods[-1])
     first = max(monday(series.periods[0]), last - timedelta(weeks=_MOST_WEEKS - 1))
+    first = min(first, last - timedelta(weeks=_FEWEST_WEEKS - 1))
     weeks = [first + timedelta(weeks=number) for number in range((last - first).days // 7 + 1)]
     drawn: list[list[float | None]] = [[None] * len(weeks) for _ in _WEEKDAYS]
     texts = [[""] * len(weeks) for _ in _WEEKDAYS]
@@ -90,6 +93,9 @@ def _draw(
         row=row, col=1,
     )  # fmt: skip
     figure.update_xaxes(row=row, col=1, type="date", showgrid=False, zeroline=False, showticklabels=True)
+    if len(weeks) <= _LABELLED_WEEKS:
+        step = timedelta(weeks=-(-len(weeks) // 6)).total_seconds() * 1000
+        figure.update_xaxes(row=row, col=1, tick0=first, dtick=step, tickformat="%-d %b<br>%Y")
     figure.update_yaxes(
         row=row, col=1, tickmode="array", tickvals=list(range(7)), ticktext=list(_WEEKDAYS),
         range=[6.5, -0.5], showgrid=False, zeroline=False, automargin=True,

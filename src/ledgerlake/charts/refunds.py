@@ -60,7 +60,7 @@ def refund_rate(trends: Frame, every: Granularity = "week", known_until: datetim
     for row, series in enumerate(shown, start=1):
         _draw(figure, row, series, every)
         theme.shade_unfinished(figure, row, series.periods, every, known_until)
-    theme.time_axis(figure, len(shown), every)
+    theme.time_axis(figure, len(shown), every, shown[0].periods)
     return figure
 
 
@@ -98,12 +98,12 @@ def refund_cohorts(payments: Frame, known_until: datetime | None = None) -> go.F
         figure.add_bar(
             x=months, y=[each.refunded / each.amount if each.amount else None for each in cohorts],
             name="refunded so far", showlegend=False, marker_color=theme.REFUNDS, **theme.hover(texts),
+            width=theme.bar_width("month"),
             row=row, col=1,
         )  # fmt: skip
         theme.share_axis(figure, row, "refunded", rangemode="tozero")
         theme.shade_unfinished(figure, row, months, "month", known_until)
-    theme.time_axis(figure, len(shown), "month")
-    figure.update_layout(bargap=0.25)
+    theme.time_axis(figure, len(shown), "month", list(by_currency[shown[0]]))
     return figure
 
 

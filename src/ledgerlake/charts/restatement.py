@@ -76,10 +76,10 @@ def restatement(
         note=". ".join(part for part in (f"Unchanged: {same}" if same else "", left_out) if part),
     )
     for row, each in enumerate(shown, start=1):
-        _draw(figure, row, each)
+        _draw(figure, row, each, every)
         theme.money_axis(figure, row, each.now.currency)
-    theme.time_axis(figure, len(shown), every)
-    figure.update_layout(barmode="relative", bargap=0.25)
+    theme.time_axis(figure, len(shown), every, shown[0].now.periods)
+    figure.update_layout(barmode="relative")
     return figure
 
 
@@ -116,7 +116,7 @@ def _heading(restated: Restated) -> str:
     )
 
 
-def _draw(figure: go.Figure, row: int, restated: Restated) -> None:
+def _draw(figure: go.Figure, row: int, restated: Restated, every: Granularity) -> None:
     currency, periods = restated.now.currency, list(restated.now.periods)
     parts = (
         ("gross", restated.gross, restated.first.gross, restated.now.gross, 1, theme.GROSS),
@@ -125,7 +125,7 @@ def _draw(figure: go.Figure, row: int, restated: Restated) -> None:
     for name, changes, before, after, sign, colour in parts:
         figure.add_bar(
             x=periods, y=[sign * units(each, currency) for each in changes], name=name, legendgroup=name,
-            showlegend=row == 1, marker_color=colour,
+            showlegend=row == 1, marker_color=colour, width=theme.bar_width(every),
             **theme.hover(_told(before, after, currency)), row=row, col=1,
         )  # fmt: skip
     figure.add_scatter(

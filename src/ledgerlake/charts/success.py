@@ -142,7 +142,7 @@ def _figure(title: str, rates: list[Rate], every: Granularity, known_until: date
     for row, rate in enumerate(shown, start=1):
         _draw(figure, row, rate, every)
         theme.shade_unfinished(figure, row, rate.periods, every, known_until)
-    theme.time_axis(figure, len(shown), every)
+    theme.time_axis(figure, len(shown), every, shown[0].periods)
     if any(unusual_periods(each.good, each.tried) for each in shown):
         # The legend names the mark also when the first panel has none.
         figure.add_scatter(

@@ -165,11 +165,27 @@ def rows_height(rows: int) -> int:
     return 40 + 24 * rows
 
 
-def time_axis(figure: go.Figure, rows: int, every: Granularity) -> None:
-    """Dates on every panel, and the period spelt out in the hover."""
+def time_axis(figure: go.Figure, rows: int, every: Granularity, periods: Sequence[date]) -> None:
+    """Dates on every panel from the first to the last of the periods, spelt out in the hover."""
     spelt = {"day": "%a %-d %b %Y", "week": "week of %a %-d %b %Y", "month": "%B %Y"}[every]
+    first, last = (datetime.combine(each, datetime.min.time()) for each in (periods[0], periods[-1]))
+    axis: dict[str, Any] = {"range": [first - 1.2 * _HALF[every], last + 1.2 * _HALF[every]]}
+    if every == "month":  # a label to a month, or to every second, third ... one
+        step = next(each for each in (1, 2, 3, 6, 12, len(periods)) if len(periods) <= 8 * each)
+        axis |= {"tick0": first, "dtick": f"M{step}", "tickformat": "%b %Y"}
+    elif len(periods) <= 8:  # no hours between two days
+        axis |= {
+            "tick0": first,
+            "dtick": 86_400_000 * (7 if every == "week" else 1),
+            "tickformat": "%-d %b<br>%Y",
+        }
     for row in range(1, rows + 1):
-        figure.update_xaxes(row=row, col=1, type="date", hoverformat=spelt, showticklabels=True)
+        figure.update_xaxes(row=row, col=1, type="date", hoverformat=spelt, showticklabels=True, **axis)
+
+
+def bar_width(every: Granularity) -> float:
+    """Milliseconds of a date axis that the bar of a period takes, also where there is only one."""
+    return 1.6 * _HALF[every].total_seconds() * 1000
 
 
 def spelt(period: date, every: Granularity) -> str:
@@ -233,6 +249,6 @@ def hover(text: Sequence[str]) -> dict[str, Any]:
 
 
 def to_json(figure: go.Figure) -> str:
-    """{"data": [...], "layout": {...}} for Plotly.newPlot, safe within an HTML script element."""
+    """{"data": [...], "layout": {...}} for Plotly.newPlot; plotly escapes what would end a script element."""
     text: str = figure.to_json()
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return text

@@ -43,8 +43,8 @@ def volume(trends: Frame, every: Granularity = "day", known_until: datetime | No
         _draw(figure, row, series, every, known_until)
         theme.money_axis(figure, row, series.currency)
         theme.shade_unfinished(figure, row, series.periods, every, known_until)
-    theme.time_axis(figure, len(shown), every)
-    figure.update_layout(barmode="relative", bargap=0.15)
+    theme.time_axis(figure, len(shown), every, shown[0].periods)
+    figure.update_layout(barmode="relative")
     return figure
 
 
@@ -69,13 +69,14 @@ def _draw(
     ]
     net = [f"{exact(minor, currency)} {currency}" for minor in series.net]
     shared = {"x": periods, "showlegend": row == 1}
+    bar = {"width": theme.bar_width(every)}
     figure.add_bar(
         y=[units(minor, currency) for minor in series.gross], name="gross", legendgroup="gross",
-        marker_color=theme.GROSS, **theme.hover(gross), **shared, row=row, col=1,
+        marker_color=theme.GROSS, **theme.hover(gross), **bar, **shared, row=row, col=1,
     )  # fmt: skip
     figure.add_bar(
         y=[-units(minor, currency) for minor in series.refunds], name="refunds", legendgroup="refunds",
-        marker_color=theme.REFUNDS, **theme.hover(refunds), **shared, row=row, col=1,
+        marker_color=theme.REFUNDS, **theme.hover(refunds), **bar, **shared, row=row, col=1,
     )  # fmt: skip
     figure.add_scatter(
         y=[units(minor, currency) for minor in series.net], name="net", legendgroup="net", mode="markers",

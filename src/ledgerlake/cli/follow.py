@@ -73,12 +73,12 @@ class _Alerts:
         # The first look after a while: what is late when it starts is why it was started.
         while self._runner.wait(LOOK_SECONDS):
             try:
+                # Before the checkpoints: what has stopped says so there before it is known to fail.
+                failing = list(self._runner.failing)
                 wrong, complete = look_at(self._ledger) if self._whole else ([], True)
-                # What has stopped fails, too, and while the ledger is away everything does: told once.
+                # It is told once; and while the ledger is away, everything fails.
                 told = {alert.key.partition("/")[2] for alert in wrong}
-                wrong += [
-                    failing_part(name) for name in self._runner.failing if complete and name not in told
-                ]
+                wrong += [failing_part(name) for name in failing if complete and name not in told]
                 alarm.look(wrong, complete=complete)
             except Exception:  # a service goes on, and says so
                 if self._runner.wait(0):

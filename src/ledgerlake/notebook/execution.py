@@ -68,6 +68,7 @@ def refresh_page(
     """
     from ledgerlake.notebook.page import as_page
 
+    _check_is_there(notebook)
     started = time.monotonic()
     fingerprint = _fingerprint(notebook, parameters or {}, also)
     if page_position(page) == position and _meta(page, _SOURCE) == fingerprint:
@@ -130,10 +131,7 @@ def execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any] | 
     """
     from papermill import PapermillExecutionError, execute_notebook
 
-    if not notebook.is_file():
-        raise NotebookError(
-            f"There is no notebook {notebook}.", "Run this from a checkout, where the folder notebooks/ is."
-        )
+    _check_is_there(notebook)
     with tempfile.TemporaryDirectory(prefix="ledgerlake-kernel-") as scratch:
         try:
             executed = execute_notebook(
@@ -143,6 +141,7 @@ def execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any] | 
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
+                start_timeout=300,  # seconds; on a busy machine a kernel takes its time
                 kernel_manager_class=_kernel_of_this_python(settings, Path(scratch)),
             )
         except PapermillExecutionError as error:
@@ -151,6 +150,13 @@ def execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any] | 
                 "Open the notebook and run it up to that cell.",
             ) from error
     return cast("NotebookNode", executed)
+
+
+def _check_is_there(notebook: Path) -> None:
+    if not notebook.is_file():
+        raise NotebookError(
+            f"There is no notebook {notebook}.", "Run this from a checkout, where the folder notebooks/ is."
+        )
 
 
 def _nothing_yet(notebook: Path, settings: Settings) -> NotebookNode:
@@ -210,8 +216,8 @@ def _kernel_of_this_python(settings: Settings, scratch: Path) -> type[Any]:
 
 
 def _fingerprint(notebook: Path, parameters: Mapping[str, Any], also: str) -> str:
-    source = notebook.read_bytes() if notebook.is_file() else b""
-    return hashlib.sha256(source + repr((sorted(parameters.items()), also)).encode()).hexdigest()
+    shown_with = repr((sorted(parameters.items()), also)).encode()
+    return hashlib.sha256(notebook.read_bytes() + shown_with).hexdigest()
 
 
 def _meta(page: Path, name: str) -> str | None:

@@ -1,8 +1,9 @@
 """An executed notebook as one HTML page that needs no network.
 
 Charts arrive as data and are drawn by the one copy of plotly.js in the page; the page itself forbids the
-browser to fetch anything. Code is folded away, and tables lose what only programmers ask of them: the page
-is for reading. Links to notebooks lead to their pages.
+browser to fetch anything. It is for reading: code is folded away, unless the notebook's metadata say
+`"ledgerlake": {"show_code": true}`, tables lose what only programmers ask of them, and links to notebooks
+lead to their pages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _FIGURE = "application/vnd.plotly.v1+json"
 _FRAME = re.compile(r"<div><style>[^<]*</style>\s*<small>[^<]*</small>(<table .*?</table>)</div>", re.DOTALL)
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( %)?|[–…]")
+_LONG = 60  # characters: such a text is folded, a shorter one is not
 _INTEGER = re.compile(r"[iu]\d+")
 
 # The policy makes "needs no network" a rule that the browser keeps, not a hope.
@@ -35,7 +37,7 @@ _PAGE = """<!DOCTYPE html>
 {plotly}
 </head>
 <body>
-<input type="checkbox" id="code"><label for="code">show code</label>
+<input type="checkbox" id="code"{checked}><label for="code">show code</label>
 <main>
 {body}
 </main>
@@ -70,6 +72,7 @@ def as_page(notebook: NotebookNode, meta: Mapping[str, str] | None = None) -> st
         style=style + HtmlFormatter().get_style_defs(".highlight"),
         plotly=f"<script>{get_plotlyjs()}</script>" if charts else "",
         body=_with_contents(body),
+        checked=" checked" if notebook.metadata.get("ledgerlake", {}).get("show_code") else "",
     )
 
 
@@ -101,17 +104,21 @@ def _table(found: re.Match[str]) -> str:
     rows = re.findall(r"<tr>(.*?)</tr>", found[1], re.DOTALL)
     names, kinds, *rest = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row, re.DOTALL) for row in rows)
     cells = [[_cell(text, kind) for text, kind in zip(row, kinds, strict=True)] for row in rest]
-    numbers = [all(_NUMBER.fullmatch(text) for text in column) for column in zip(*cells, strict=True)]
-    numbers = numbers or [False] * len(names)
+    styles = [_style(column) for column in zip(*cells, strict=True)] or [""] * len(names)
 
     def line(tag: str, texts: list[str]) -> str:
-        styles = (' class="number"' if number else "" for number in numbers)
         parts = (f"<{tag}{style}>{text}</{tag}>" for style, text in zip(styles, texts, strict=True))
         return f"<tr>{''.join(parts)}</tr>"
 
     head = line("th", [name.replace("_", " ") for name in names])
     body = "".join(line("td", row) for row in cells) or f'<tr><td colspan="{len(names)}">none</td></tr>'
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    return f"<table class='frame'><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _style(column: tuple[str, ...]) -> str:
+    if all(_NUMBER.fullmatch(text) for text in column):
+        return ' class="number"'
+    return ' class="long"' if max(map(len, column)) > _LONG else ""
 
 
 def _cell(text: str, kind: str) -> str:
@@ -123,14 +130,14 @@ def _cell(text: str, kind: str) -> str:
 
 
 def _with_contents(body: str) -> str:
-    """The body with links to its sections above them; without when there are hardly any."""
+    """The body with links to its sections below its heading; without when there are hardly any."""
     sections = re.findall(r"<h2[^>]*>(.*?)</h2>", body)
     if len(sections) < 3:
         return body
     numbers = count(1)
     body = re.sub(r"<h2[^>]*>", lambda _: f'<h2 id="section-{next(numbers)}">', body)
     links = [f'<a href="#section-{number}">{title}</a>' for number, title in enumerate(sections, 1)]
-    return f'<nav aria-label="Sections">{" ".join(links)}</nav>\n{body}'
+    return body.replace("</h1>", f'</h1>\n<nav aria-label="Sections">{" ".join(links)}</nav>', 1)
 
 
 def _heading(notebook: NotebookNode) -> str:

@@ -88,7 +88,9 @@ class Cache:
         if not reads:
             return ask(query)
         stamp = self._freshness.reading().stamp(reads)
-        key = _key(query, stamp)
+        values = values_of(type(query))(query)
+        # With their types: True is 1, but one of them is a wrong question.
+        key = (type(query), stamp, values, tuple(map(type, values)))
         while True:
             try:
                 with self._lock:
@@ -110,19 +112,6 @@ class Cache:
                 return flight.result()
             except CancelledError:
                 pass  # whoever computed it was stopped, which is nobody else's matter
-
-    def kept(self, query: Question) -> Any:
-        """The kept answer, where it is known to be good without asking anybody; else None. Never waits."""
-        reading = self._freshness.trusted()
-        if reading is None:
-            return None
-        key = _key(query, reading.stamp(type(query).reads))  # type: ignore[union-attr]
-        with self._lock:
-            answer = self._memory.get(key)
-            if answer is _MISSING:
-                return None
-            self._hits += 1
-            return answer
 
     @property
     def counts(self) -> CacheCounts:
@@ -153,12 +142,6 @@ class Cache:
             del self._flights[key]
         flight.set_result(answer)
         return answer
-
-
-def _key(query: Question, stamp: str) -> Hashable:
-    values = values_of(type(query))(query)
-    # With their types: True is 1, but one of them is a wrong question.
-    return type(query), stamp, values, tuple(map(type, values))
 
 
 class _Memory:

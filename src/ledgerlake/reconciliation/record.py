@@ -64,7 +64,7 @@ def record(
         "position": Int64(position),
         "books": books,
         "at": found.at,
-        "seconds": found.seconds,
+        "milliseconds": Int64(round(found.seconds * 1_000)),
         "failed": list(found.failed),
     }
     try:
@@ -93,7 +93,7 @@ def last_verifications(db: Database[dict[str, Any]]) -> list[Recorded]:
             each["_id"],
             int(each["position"]),
             each["at"],
-            each["seconds"],
+            each["milliseconds"] / 1_000,
             tuple(each["failed"]),
             each["books"],
         )

@@ -15,6 +15,7 @@ import pyarrow as pa
 from ledgerlake.eventstore.bson_columns import Kind
 from ledgerlake.lake.definitions import (
     FAILURE_REASONS,
+    PAYMENTS,
     QUARTERS,
     REFUND_LATENCY,
     RETRY_RECOVERY,
@@ -27,7 +28,7 @@ from ledgerlake.reconciliation.lake_side import LakeViews, row_differences
 from ledgerlake.reconciliation.log import Log
 from ledgerlake.reconciliation.model import Check, Figure, Figures, described, differing
 from ledgerlake.reconciliation.payments import batches, differing_payments, read
-from ledgerlake.reconciliation.read_side import GROUPS_LOOKED_INTO, of_part
+from ledgerlake.reconciliation.read_side import GROUPS_LOOKED_INTO, as_of, of_part
 
 if TYPE_CHECKING:
     import duckdb
@@ -46,6 +47,34 @@ _PAYMENT: Final = {
     "firstFailedAt": ("first_failed_at", Kind.DATE),
     "failuresBefore": ("failures_before", Kind.INTEGER),
 }
+# What else tells one payment from another, or from what its events come to.
+_IN_FULL: Final = {
+    "_id": ("payment_id", Kind.STRING),
+    "attempts": ("attempts", Kind.INTEGER),
+    "failures": ("failures", Kind.INTEGER),
+    "refunds": ("refunds", Kind.INTEGER),
+    "version": ("version", Kind.INTEGER),
+}
+_INTEGERS: Final = (
+    "amount_minor",
+    "refunded_minor",
+    "failures_before",
+    "attempts",
+    "failures",
+    "refunds",
+    "version",
+)
+_INSTANTS: Final = ("completed_at", "first_refund_at", "first_failed_at")
+# Of a row of payments, the same from events as from documents, whatever the types of the columns.
+FINGERPRINT: Final = "hash({})".format(
+    ", ".join(
+        [
+            *("payment_id", "status", "unreferenced"),
+            *(f"CAST({name} AS BIGINT)" for name in _INTEGERS),
+            *(f"epoch_ms({name})" for name in _INSTANTS),
+        ]
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +174,19 @@ class PaymentTable:
         over = replace(definition, replace={"payments": "SELECT * FROM payments"})
         return self._connection.sql(over.sql).to_arrow_table()
 
+    def fingerprints(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """How many payments each organization and currency has, and a fingerprint of all of them together."""
+        return fingerprints(self._connection, "SELECT * FROM payments")
+
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
         connection = self._open.enter_context(connect())
         connection.execute("SET TimeZone = 'UTC'")
-        found = batches(model(self._log.db, _PAYMENTS, self._log.session), {}, _PAYMENT, self._log.session)
-        # The texts group by an exponent; of one currency it is always the same.
-        rows = "SELECT *, 0 AS exponent FROM part"
+        read_models, columns = model(self._log.db, _PAYMENTS, self._log.session), {**_PAYMENT, **_IN_FULL}
+        found = batches(read_models, {}, columns, self._log.session)
+        # The texts group by an exponent; of one currency it is always the same. Ids would fill the memory.
+        dropped = ", ".join(name for name, _ in _IN_FULL.values())
+        rows = f"SELECT * EXCLUDE ({dropped}), {FINGERPRINT} AS fingerprint, 0 AS exponent FROM part"
         for number, part in enumerate(found):
             connection.register("part", pa.Table.from_batches([part]))
             into = "INSERT INTO payments" if number else "CREATE TABLE payments AS"
@@ -165,6 +200,34 @@ class PaymentTable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+
+def fingerprints(
+    connection: duckdb.DuckDBPyConnection, payments: str
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """Of a text that gives payments with their `fingerprint`s: see `PaymentTable.fingerprints`."""
+    rows = connection.sql(
+        "SELECT organization_id, currency, count(*), bit_xor(fingerprint)"
+        f" FROM ({payments}) AS payments GROUP BY ALL"
+    ).fetchall()
+    return {(organization, currency): (count, value) for organization, currency, count, value in rows}
+
+
+def check_each_payment(log: Log, payments: PaymentTable, views: LakeViews, position: int) -> Check:
+    """Every payment against what the lake's events come to: what cancels out in sums is found, too."""
+    events = f"SELECT *, {FINGERPRINT} AS fingerprint FROM ({PAYMENTS.sql}) AS folded"
+    with views.at(position) as connection:
+        expected = fingerprints(connection, events)
+    found = payments.fingerprints()
+    groups = sorted(key for key in {*expected, *found} if expected.get(key) != found.get(key))
+    differences = [
+        f"organization {organization!r}, {currency}: payments are not what their events come to"
+        for organization, currency in groups
+    ]
+    for organization, currency in groups[:GROUPS_LOOKED_INTO]:
+        differences += differing_payments(log, organization, currency, position)
+    detail = f"{as_of(log, position)}, one by one"
+    return of_part(log, "payments one by one", _PAYMENTS, position, differences, detail=detail)
 
 
 def check_totals(

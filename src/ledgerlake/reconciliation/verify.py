@@ -25,7 +25,7 @@ from ledgerlake.reconciliation.log import Document, Log, check_amounts
 from ledgerlake.reconciliation.model import Check, Verification, checked
 from ledgerlake.reconciliation.positions import check_positions
 from ledgerlake.reconciliation.schemas import check_documents, check_files
-from ledgerlake.reconciliation.totals import TOTALS, PaymentTable, check_totals
+from ledgerlake.reconciliation.totals import TOTALS, PaymentTable, check_each_payment, check_totals
 
 # A field that is missing or of another type: the check of the fields names it.
 _MISSHAPEN: Final = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
@@ -98,8 +98,8 @@ def _verify(
         run("payment statistics", lambda: read_side.check_statistics(log, at["payment_statistics"]))
         run("payment trends", lambda: read_side.check_trends(log, trends))
         for name, totals in TOTALS.items():
-            each = run_on_payments if totals.part == "payment_read_models" else run
-            each(name, partial(check_totals, name, log, paid, views, at[totals.part], held))
+            runs = run_on_payments if totals.part == "payment_read_models" else run
+            runs(name, partial(check_totals, name, log, paid, views, at[totals.part], held))
         run("dead letters", lambda: read_side.check_dead_letters(log))
         run("lake segments", lambda: lake_side.check_segments(log, lake, held))
         run("lake events", lambda: lake_side.check_events(log, views, held))
@@ -108,6 +108,8 @@ def _verify(
         # These need the lake's events up to the checkpoint; where it is behind, the sums must do.
         if payments <= held:
             run_on_payments("payment states", lambda: lake_side.check_states(log, views, payments))
+            each = "payments one by one"
+            run_on_payments(each, lambda: check_each_payment(log, paid, views, payments))
         run(LAKE_BALANCES, lambda: check_lake_balances(log, views, held))
         run_on_payments(READ_MODEL_BALANCES, lambda: check_balances(log, payments))
         for name in at:

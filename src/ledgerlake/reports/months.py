@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pyarrow as pa
 
-from ledgerlake.lake.engines import DUCKDB, Connection, Engine
 from ledgerlake.reports.billing_definition import BillingTotals, totals_of_summary
 from ledgerlake.reports.bookings import booked
 from ledgerlake.reports.books import Books
@@ -20,6 +19,7 @@ from ledgerlake.reports.manifest import MANIFEST, read_manifest
 from ledgerlake.reports.revisions import DRAFT
 
 if TYPE_CHECKING:
+    from ledgerlake.lake.engines import Connection
     from ledgerlake.lake.event_lake import EventLake
 
 _MONTHS: Final = pa.schema(
@@ -116,9 +116,7 @@ def month_reports(out: Path, period: str, books: Books) -> MonthReports:
     )
 
 
-def late_movements(
-    lake: EventLake, books: Books, after: int, up_to: int, engine: Engine = DUCKDB
-) -> list[LateMovements]:
+def late_movements(lake: EventLake, books: Books, after: int, up_to: int) -> list[LateMovements]:
     """The events with after < position <= up_to whose month was closed when they came, by that month.
 
     Raises:
@@ -127,7 +125,7 @@ def late_movements(
     if up_to <= after or not any(entry.position < up_to for entry in books.closed()):
         return []
     pinned = lake.pin(up_to)
-    with pinned.naming_damage(), engine.connect(pinned) as connection:
+    with pinned.naming_damage(), pinned.duckdb() as connection:
         rows = _late(connection, books, after)
     sums: dict[str, dict[str, BillingTotals]] = defaultdict(dict)
     booked_in: dict[str, set[str]] = defaultdict(set)

@@ -25,6 +25,7 @@ from ledgerlake.queries import (
     PaymentResult,
     Query,
 )
+from ledgerlake.queries.freshness import Reading
 from ledgerlake.web.errors import payment_not_found
 from ledgerlake.web.problems import invalid
 
@@ -50,11 +51,12 @@ _TELLING: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An answer as JSON; `tag` is another one for other bytes."""
+    """An answer as JSON; `tag` is another one for other bytes, `stamp` for other checkpoints."""
 
     answer: Any
     body: bytes
     tag: str
+    stamp: str
 
 
 class Answers:
@@ -64,6 +66,9 @@ class Answers:
         self._ledger = ledger
         self._run = run
         self._rendered: OrderedDict[Any, Rendered] = OrderedDict()
+        self._making: dict[Any, asyncio.Task[Rendered]] = {}
+        self._looking: asyncio.Task[Reading] | None = None
+        self._trusted_seconds = ledger.settings.freshness_ms / 1000
 
     async def ask(
         self,
@@ -86,13 +91,50 @@ class Answers:
         return answer
 
     async def rendered(self, query: Query[Any], wait_for: int | None = None) -> Rendered:
-        """The answer as JSON, for queries in whose answers nothing is personal."""
+        """The answer as JSON, for queries in whose answers nothing is personal.
+
+        Kept by the checkpoints that it rests on, as answers are: none is older than those, read at most
+        LEDGERLAKE_FRESHNESS_MS before it was asked for. What many ask at once is looked up once, and no
+        thread waits for another.
+        """
         await self._wait(query, wait_for)
-        kept = self._ledger.answers.kept(query)
-        if kept is not None:
-            found = self._rendered.get(query)
-            if found is not None and found.answer is kept:
-                return found
+        stamp = (await self._reading()).stamp(type(query).reads)
+        found = self._rendered.get(query)
+        if found is not None and found.stamp == stamp:
+            return found
+        making = self._making.get((query, stamp))
+        if making is None:
+            making = self._making[query, stamp] = asyncio.ensure_future(self._make(query))
+            making.add_done_callback(lambda _: self._making.pop((query, stamp), None))
+        return await asyncio.shield(making)
+
+    async def _reading(self) -> Reading:
+        """The checkpoints, read not longer ago than they are trusted."""
+        since = time.monotonic() - self._trusted_seconds
+        reading = self._ledger.freshness.trusted()
+        if reading is not None:
+            if reading.started < since + self._trusted_seconds / 2:
+                # So that whoever comes when it is trusted no more need not wait.
+                _ = self._look()
+            return reading
+        while True:
+            looked: Reading = await asyncio.shield(self._look())
+            if looked.started >= since:
+                return looked
+
+    def _look(self) -> asyncio.Task[Reading]:
+        """The look at the checkpoints that is under way, or a new one."""
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._run(self._ledger.freshness.now))
+            self._looking.add_done_callback(self._looked)
+        return self._looking
+
+    def _looked(self, look: asyncio.Task[Reading]) -> None:
+        self._looking = None
+        if not look.cancelled():
+            look.exception()  # told to those who wait, if any does
+
+    async def _make(self, query: Query[Any]) -> Rendered:
         made: Rendered = await self._run(self._render, query)
         if len(made.body) <= _LARGEST_RENDERED:
             self._rendered[query] = made
@@ -131,9 +173,11 @@ class Answers:
         return replace(found, steps=tuple(map(_untelling, steps)))
 
     def _render(self, query: Query[Any]) -> Rendered:
+        # Before the answer: it may hold more, and never less.
+        stamp = self._ledger.freshness.reading().stamp(type(query).reads)
         answer = self._ledger.queries.ask(query)
         body = as_json(answer)
-        return Rendered(answer, body, f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"')
+        return Rendered(answer, body, f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"', stamp)
 
     async def _wait(self, query: Any, position: int | None) -> None:
         """Wait until the answer holds every event up to `position`; holds up no thread meanwhile."""

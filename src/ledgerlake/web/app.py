@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from ledgerlake.settings import Settings
-from ledgerlake.web import errors
+from ledgerlake.web import errors, pages
 from ledgerlake.web.api import commands, operations, queries, reports
 from ledgerlake.web.envelope import Envelope
 from ledgerlake.web.service import Service
@@ -46,10 +46,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (commands.router, queries.figures, queries.router, reports.router, operations.router):
         # Not included: what is in an included router is matched twice. Those that are asked most come first.
         app.router.routes.extend(router.routes)
-    try:
-        from ledgerlake.web import pages
-    except ImportError:
-        pass
-    else:
-        app.include_router(pages.router)
+    app.include_router(pages.router)
     return app

@@ -17,8 +17,10 @@ from starlette.responses import RedirectResponse, Response
 from ledgerlake.domain.payment import CommandRejected
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.model import ConcurrencyError, EventTooLarge, StoreUnavailable
+from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.privacy.keys import KeysUnavailable
 from ledgerlake.queries import NotYet, PaymentNotFound, QueryError
+from ledgerlake.reports.errors import ReportError
 from ledgerlake.web.exports import ExportsBusy, ReportReplaced
 from ledgerlake.web.problems import Problem, busy, invalid, response_of, unavailable
 from ledgerlake.web.shelf import NoReport
@@ -89,7 +91,20 @@ def problem_of(error: Exception) -> Problem:
         case NoReport():
             return Problem(404, "report_not_found", error.message, error.remedy)
         case ReportReplaced():
-            return unavailable("The report is being written anew, again and again.")
+            return Problem(
+                503,
+                "report_replaced",
+                "The report's file is not what the report says: it is being written anew, or damaged.",
+                "Try again in a minute; if it stays so, `ledgerlake report verify` names what is damaged.",
+                headers={"Retry-After": "60"},
+            )
+        case ReportError() | CorruptFileError():
+            return Problem(
+                500,
+                "report_damaged",
+                "A report's files are not as they were written.",
+                "`ledgerlake report verify` names them; restore them from a backup.",
+            )
         case ExportsBusy():
             return busy("exports_busy", error.message, 30)
         case QueryError():

@@ -5,10 +5,12 @@ A folder for each, named by what its files are made of, so that a report that wa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,7 @@ from ledgerlake.reports.manifest import TABLES, Json, Manifest, file_facts, gene
 _FACTS: Final = "files.json"
 _MOST_BYTES: Final = 2 << 30
 _PATIENCE_SECONDS: Final = 30.0
+_LONGEST_SECONDS: Final = 24 * 3600
 _FORMAT_OF: Final = {name: kind for kind, names in FILES_OF.items() for name in names}
 
 
@@ -60,7 +63,8 @@ class Exports:
                 facts = _facts(folder, name) or self._make(report, manifest, name)
             finally:
                 self._making.release()
-        os.utime(folder)
+        with contextlib.suppress(FileNotFoundError):  # removed by another process: it is asked for again
+            os.utime(folder)
         return folder / name, facts
 
     def _folder(self, manifest: Manifest, name: str) -> Path:
@@ -69,7 +73,7 @@ class Exports:
 
     def _make(self, report: Path, manifest: Manifest, name: str) -> Json:
         final, kind = self._folder(manifest, name), _FORMAT_OF[name]
-        hidden = final.with_name(f".{final.name}.{os.getpid()}")
+        hidden = final.with_name(f".{final.name}.{os.getpid()}-{threading.get_ident()}")
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir(parents=True)
         try:
@@ -81,7 +85,8 @@ class Exports:
             write_json(hidden / _FACTS, {"files": made})
             for table in TABLES:
                 (hidden / table).unlink()
-            self._make_room(sum(each["bytes"] for each in made.values()))
+            with contextlib.suppress(FileNotFoundError):  # another process is at it, too
+                self._make_room(sum(each["bytes"] for each in made.values()))
             try:
                 hidden.rename(final)
             except OSError:
@@ -93,7 +98,10 @@ class Exports:
         return made[name]
 
     def _make_room(self, needed: int) -> None:
-        """Remove what was not asked for longest."""
+        """Remove what was not asked for longest, and what somebody began who died."""
+        for left in self._root.glob(".*"):
+            if left.stat().st_mtime < time.time() - _LONGEST_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
         kept = sorted((each.stat().st_mtime, each) for each in self._root.iterdir() if each.name[0] != ".")
         sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for _, each in kept}
         for _, each in kept:

@@ -11,26 +11,34 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.reports.books import Books, Entry
 from ledgerlake.reports.formats import FILES_OF, FORMATS
-from ledgerlake.reports.manifest import MANIFEST, TABLES, Manifest, file_facts, read_manifest
+from ledgerlake.reports.manifest import MANIFEST, Json, Manifest, file_facts, read_manifest
 from ledgerlake.reports.refresh import read_checkpoint, usable
 from ledgerlake.reports.revisions import DRAFT
 from ledgerlake.reports.slug import slug
-from ledgerlake.web.exports import Exports
+from ledgerlake.web.exports import Exports, ReportReplaced
+from ledgerlake.web.report import Late, Month, Report, State
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from ledgerlake.application import LedgerLake
-    from ledgerlake.reports.formats.totals import CurrencyTotals
 
-State: TypeAlias = Literal["open", "closed", "corrected"]
+__all__ = [
+    "FILES",
+    "MEDIA_TYPES",
+    "FileFacts",
+    "Freshness",
+    "Month",
+    "NoReport",
+    "Report",
+    "Shelf",
+    "ShelfFile",
+]
+
 T = TypeVar("T")
 
 MEDIA_TYPES: Final = {
@@ -45,7 +53,6 @@ FILES: Final = {
     MANIFEST: "json",
 }
 """Every file that a report can be asked for, with its format."""
-_SUMS: Final = ("count", "gross_minor", "refunds", "refunded_minor", "net_minor", "failures", "failed_minor")
 _MOST_REMEMBERED: Final = 4_096
 
 
@@ -76,97 +83,6 @@ class FileFacts:
     size: int | None
     sha256: str | None
     listed: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """One organization's report of a month: a draft, or a revision of a closed month."""
-
-    organization: str
-    period: str
-    edition: str
-    folder: Path
-    manifest: Manifest
-
-    @cached_property
-    def totals(self) -> list[CurrencyTotals]:
-        """What it comes to per currency, in the order of the summary."""
-        from ledgerlake.reports.formats.totals import CurrencyTotals
-
-        found: dict[str, dict[str, Any]] = {}
-        for row in self.manifest.content["totals"]:
-            sums = found.setdefault(row["currency"], {**row, **dict.fromkeys(_SUMS, 0)})
-            for name in _SUMS:
-                sums[name] += row[name]
-        return [
-            CurrencyTotals(
-                currency=currency,
-                digits=sums["exponent"],
-                opening_minor=sums["opening_minor"],
-                closing_minor=sums["closing_minor"],
-                **{name: sums[name] for name in _SUMS},
-            )
-            for currency, sums in found.items()
-        ]
-
-    @property
-    def categories(self) -> list[dict[str, Any]]:
-        """The rows of its summary: currency, category, exponent, counts and sums of minor units."""
-        rows: list[dict[str, Any]] = self.manifest.content["totals"]
-        return rows
-
-    @property
-    def lines(self) -> int:
-        """How many lines it has."""
-        return int(self.manifest.content["tables"][TABLES[0]]["rows"])
-
-    @property
-    def position(self) -> int:
-        """Up to which event of the log it was made."""
-        return int(self.manifest.facts["position"])
-
-    @property
-    def zone(self) -> str:
-        """The IANA zone whose month it is."""
-        return str(self.manifest.facts["interval"]["zone"])
-
-    @property
-    def corrections(self) -> int:
-        """How many of its lines are movements of months that were closed when they came."""
-        return sum(row["count"] for row in self.categories if row["category"] == "correction")
-
-
-@dataclass(frozen=True, slots=True)
-class Late:
-    """Movements of a closed month that are booked in a later one: how many, and what they come to."""
-
-    booked_in: str
-    currency: str
-    exponent: int
-    count: int
-    amount_minor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Month:
-    """A month of an organization as it stands.
-
-    `closed` is the close that holds, None of an open month; `corrected` is a closed month of which movements
-    came `late`. `report` is None where its files are still to be written. `history` are the closes and
-    reopenings, in order.
-    """
-
-    period: str
-    state: State
-    closed: Entry | None
-    report: Report | None
-    late: tuple[Late, ...]
-    history: tuple[Entry, ...]
-
-    @property
-    def edition(self) -> str:
-        """The name of the folder of its present report: draft, or revision-2."""
-        return DRAFT if self.closed is None else f"revision-{self.closed.revision}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +134,9 @@ class Shelf:
                 reports[period] = found
             elif not (self._out / entry.folder).is_dir():
                 missing.add(period)
+        # One that was reopened has no draft before the next refresh.
+        reopened = {e for e in books.entries if e.period not in closed and e.period not in reports}
+        missing |= {e.period for e in reopened if (self._out / e.folder / folder).is_dir()}
         late = self._late_of(report for report in reports.values() if report is not None)
         return [
             _month(period, closed.get(period), reports.get(period), late.get(period, ()), books)
@@ -265,7 +184,7 @@ class Shelf:
             told = report.manifest.files.get(name)
             listed = told is not None
             if told is None and name == MANIFEST:
-                told = file_facts(report.folder / name)
+                told = _facts(report.folder / name)
             if told is None:
                 told = self._exports.facts(report.manifest, name)
             size, sha256 = (None, None) if told is None else (told["bytes"], told["sha256"])
@@ -288,43 +207,8 @@ class Shelf:
         if told is None and name != MANIFEST:
             path, told = self._exports.get(report.folder, report.manifest, name)
         if told is None:
-            told = file_facts(path)
+            told = _facts(path)
         return ShelfFile(path, name, MEDIA_TYPES[path.suffix], told["bytes"], told["sha256"])
-
-    def daily(self, report: Report) -> pl.DataFrame:
-        """The report's lines as the charts take them: day (in its zone, when booked) by status."""
-        import polars as pl
-
-        kind = pl.col("movement")
-        failed = kind == "failure"
-        return (
-            pl.scan_parquet(report.folder / TABLES[0])
-            .select(
-                pl.col("booked_at").dt.convert_time_zone(report.zone).dt.date().alias("period"),
-                "organization_id",
-                "currency",
-                pl.when(kind == "charge").then(pl.lit("completed"))
-                .when(failed).then(pl.lit("failed"))
-                .otherwise(pl.lit("refunded")).alias("status"),
-                pl.when(failed).then("failed_minor").otherwise(pl.col("amount_minor").abs()).alias("minor"),
-            )
-            .group_by("period", "organization_id", "currency", "status")
-            .agg(
-                pl.len().cast(pl.Int64).alias("count"),
-                pl.col("minor").cast(pl.Int128).sum().cast(pl.Int64).alias("total_minor"),
-            )
-            .sort("period", "currency", "status")
-            .collect()
-        )  # fmt: skip
-
-    def corrections(self, report: Report, most: int) -> list[dict[str, Any]]:
-        """The first `most` lines of a report that are corrections, as rows of its itemised table."""
-        import polars as pl
-
-        if not report.corrections:
-            return []
-        lines = pl.scan_parquet(report.folder / TABLES[0]).filter(pl.col("category") == "correction")
-        return lines.head(most).collect().to_dicts()
 
     def _report(self, organization: str, period: str, edition: str) -> Report | None:
         folder = self._out / period / edition / slug(organization)
@@ -341,9 +225,16 @@ class Shelf:
         for report in sorted(reports, key=lambda each: each.period):
             if report.corrections:
                 # By the manifest: it is replaced after the lines that it tells of.
-                for period, late in self._late.of(report.folder / MANIFEST, partial(_late, report)):
+                for period, late in self._late.of(report.folder / MANIFEST, report.late):
                     found.setdefault(period, []).append(late)
         return {period: tuple(late) for period, late in found.items()}
+
+
+def _facts(path: Path) -> Json:
+    try:
+        return file_facts(path)
+    except FileNotFoundError:
+        raise ReportReplaced(f"{path} is gone.", "Ask again.") from None
 
 
 def _month(
@@ -352,24 +243,6 @@ def _month(
     state: State = "open" if closed is None else "corrected" if late else "closed"
     history = tuple(entry for entry in books.entries if entry.period == period)
     return Month(period, state, closed, report, late, history)
-
-
-def _late(report: Report) -> tuple[tuple[str, Late], ...]:
-    """Of which months a report has corrections, month by month."""
-    import polars as pl
-
-    found = (
-        pl.scan_parquet(report.folder / TABLES[0])
-        .filter(pl.col("category") == "correction")
-        .group_by("occurred_period", "currency", "exponent")
-        .agg(pl.len().alias("count"), pl.col("amount_minor").cast(pl.Int128).sum())
-        .sort("occurred_period", "currency")
-        .collect()
-    )
-    return tuple(
-        (period, Late(report.period, currency, exponent, count, int(amount)))
-        for period, currency, exponent, count, amount in found.iter_rows()
-    )
 
 
 class _Remembered(Generic[T]):

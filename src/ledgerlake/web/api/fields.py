@@ -125,6 +125,33 @@ KEY: Final = {
 _key: Final = TypeAdapter(Id)
 
 
+async def only_known(request: Request) -> None:
+    """A dependency: no parameter that the route does not have. A filter with a typing error filters nothing.
+
+    Raises:
+        Problem: 422.
+    """
+    names = frozenset(each.alias for each in request.scope["route"].dependant.query_params)
+    query_of(request, names)
+
+
+def query_of(request: Request, names: frozenset[str]) -> dict[str, str]:
+    """The parameters of a request's query by name.
+
+    Raises:
+        Problem: 422 one that there is none of, or that stands there twice.
+    """
+    if not request.scope["query_string"]:
+        return {}
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in names or name in found:
+            what = "stands there twice" if name in found else "is no parameter"
+            raise invalid([(f"query.{name[:50]}", what)])
+        found[name] = value
+    return found
+
+
 def key_of(request: Request) -> str:
     """The Idempotency-Key of a request, which may stand in quotes.
 

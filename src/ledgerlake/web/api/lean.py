@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ledgerlake.web.access import Allowed, Principal
-from ledgerlake.web.problems import invalid
 
 _NOT_SHOWN: Final = frozenset({"title", "default", "description"})
 _Endpoint: TypeAlias = Callable[[Request, Principal], Awaitable[Response]]
@@ -54,20 +53,3 @@ def parameters_of(model: type[BaseModel]) -> dict[str, Any]:
             }
         )
     return {"parameters": parameters}
-
-
-def query_of(request: Request, names: frozenset[str]) -> dict[str, str]:
-    """The parameters of a request's query by name.
-
-    Raises:
-        Problem: 422 one that there is none of, or that stands there twice.
-    """
-    if not request.scope["query_string"]:
-        return {}
-    found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in names or name in found:
-            what = "stands there twice" if name in found else "is no parameter"
-            raise invalid([(f"query.{name[:50]}", what)])
-        found[name] = value
-    return found

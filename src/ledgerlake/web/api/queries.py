@@ -28,12 +28,12 @@ from ledgerlake.web.access import Allowed, Principal
 from ledgerlake.web.answers import Rendered, as_json
 from ledgerlake.web.api import examples
 from ledgerlake.web.api.described import problems
-from ledgerlake.web.api.fields import ANY_ID, OrganizationQuery, WaitFor
-from ledgerlake.web.api.lean import Lean, parameters_of, query_of
+from ledgerlake.web.api.fields import ANY_ID, OrganizationQuery, WaitFor, only_known, query_of
+from ledgerlake.web.api.lean import Lean, parameters_of
 from ledgerlake.web.problems import Problem
 from ledgerlake.web.service import Service
 
-router = APIRouter(prefix="/api/v1", tags=["queries"])
+router = APIRouter(prefix="/api/v1", tags=["queries"], dependencies=[Depends(only_known)])
 figures = APIRouter(prefix="/api/v1", tags=["queries"], route_class=Lean)
 
 Reader = Annotated[Principal, Depends(Allowed("payments"))]

@@ -14,13 +14,13 @@ from ledgerlake.domain.money import Money
 from ledgerlake.web.access import Allowed, Principal
 from ledgerlake.web.answers import as_json
 from ledgerlake.web.api.described import problems
-from ledgerlake.web.api.fields import OrganizationQuery
+from ledgerlake.web.api.fields import OrganizationQuery, only_known
 from ledgerlake.web.exports import ReportReplaced
 from ledgerlake.web.files import file_response
 from ledgerlake.web.service import Service
 from ledgerlake.web.shelf import FILES, MEDIA_TYPES, Month, Report, Shelf
 
-router = APIRouter(prefix="/api/v1/reports", tags=["reports"])
+router = APIRouter(prefix="/api/v1/reports", tags=["reports"], dependencies=[Depends(only_known)])
 
 Reader = Annotated[Principal, Depends(Allowed("reports"))]
 Period = Annotated[

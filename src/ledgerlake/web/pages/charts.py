@@ -72,7 +72,7 @@ def _json(
     from ledgerlake import charts
 
     report = service.shelf.report(organization, period, edition)
-    daily = service.shelf.daily(report)
+    daily = report.daily()
     match name:
         case "volume":
             figure = charts.volume(daily, "day")

@@ -21,7 +21,7 @@ from ledgerlake.web.shelf import Freshness, Month
 
 router = APIRouter()
 
-_PAGE: Final = 100
+_PAGE: Final = 50
 # So many are asked for one by one; more than that in one question about all.
 _FEW: Final = 20
 
@@ -45,7 +45,7 @@ async def organizations(
     q: Annotated[str, Query(max_length=200)] = "",
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
-    """The organizations, a hundred a page, or those whose name holds `q`."""
+    """The organizations, fifty a page, or those whose name holds `q`."""
     service: Service = request.app.state.service
     names = await service.run(visible.names, service, principal)
     if len(names) == 1 and not q:

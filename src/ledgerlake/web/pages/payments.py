@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Final
@@ -14,7 +13,7 @@ from starlette.responses import Response
 
 from ledgerlake.domain.payment import Status
 from ledgerlake.errors import LedgerLakeError
-from ledgerlake.queries import AuditResult, GetAudit, GetPayment, ListPayments, PaymentNotFound, QueryError
+from ledgerlake.queries import ListPayments, PaymentNotFound, QueryError
 from ledgerlake.queries.payments import PaymentPage, PaymentResult
 from ledgerlake.web.access import Allowed, Principal
 from ledgerlake.web.pages import visible
@@ -55,7 +54,7 @@ async def payments(
     found: PaymentPage | None = None
     wrong: LedgerLakeError | None = None
     try:
-        found = await service.run(service.reads.queries.ask, _question(organization, given, cursor))
+        found = await service.answers.ask(_question(organization, given, cursor), principal)
     except QueryError as error:
         wrong = error
     return render(
@@ -80,8 +79,15 @@ async def payment(request: Request, principal: Signed, id: Text = "") -> Respons
     wanted = id.strip()
     if not wanted:
         return render(request, "payment.html", id="", payment=None, audit=None, slug=None)
-    found, audit = await service.run(_payment, service, principal, wanted)
-    organization = found.payment.organization_id if found is not None else _whose(audit)
+    found: PaymentResult | None = None
+    try:
+        found = await service.answers.payment(wanted, principal)
+    except PaymentNotFound:
+        # Not there yet, perhaps: the log knows it first.
+        if not principal.may("audit"):
+            raise
+    audit = await service.answers.audit(wanted, principal) if principal.may("audit") else None
+    organization = None if found is None else found.payment.organization_id
     return render(
         request,
         "payment.html",
@@ -92,55 +98,12 @@ async def payment(request: Request, principal: Signed, id: Text = "") -> Respons
     )
 
 
-def _payment(
-    service: Service, principal: Principal, payment_id: str
-) -> tuple[PaymentResult | None, AuditResult | None]:
-    """A payment as far as the principal may see it.
-
-    Raises:
-        PaymentNotFound: there is none, or it is another organization's.
-    """
-    ask = service.reads.queries.ask
-    found: PaymentResult | None
-    try:
-        found = ask(GetPayment(payment_id))
-    except PaymentNotFound:
-        # Not there yet, perhaps: the log knows it first.
-        if not principal.may("audit"):
-            raise
-        found = None
-    if found is not None and not principal.sees(found.payment.organization_id):
-        raise PaymentNotFound("There is no such payment for you to see.")
-    if not principal.may("audit"):
-        return found, None
-    audit = ask(GetAudit(payment_id))
-    owner = _whose(audit)
-    if owner is not None and not principal.sees(owner):
-        raise PaymentNotFound("There is no such payment for you to see.")
-    # What others tried on it is theirs.
-    steps = tuple(step for step in audit.steps if _sees(principal, step.organization_id))
-    if not steps:
-        raise PaymentNotFound("There is no such payment for you to see.")
-    return found, replace(audit, steps=steps)
-
-
-def _sees(principal: Principal, organization: str | None) -> bool:
-    return principal.organizations is None or (organization is not None and principal.sees(organization))
-
-
-def _whose(audit: AuditResult | None) -> str | None:
-    """The organization of a payment's events; None if it has none."""
-    steps = () if audit is None else audit.steps
-    return next((step.organization_id for step in steps if step.position is not None), None)
-
-
 def _question(organization: str, given: Mapping[str, str], cursor: str) -> ListPayments:
     """What a form asks for.
 
     Raises:
         QueryError: a day or an amount is none.
     """
-    last = _day("to", given["last"])
     return ListPayments(
         organization,
         status=given["status"] or None,
@@ -150,18 +113,18 @@ def _question(organization: str, given: Mapping[str, str], cursor: str) -> ListP
         min_amount=_amount("at least", given["least"]),
         max_amount=_amount("at most", given["most"]),
         start=_day("from", given["first"]),
-        end=None if last is None else last + timedelta(days=1),
+        end=_day("to", given["last"], timedelta(days=1)),
         sort=given["sort"] or None,
         ascending=given["order"] == "ascending",
     )
 
 
-def _day(name: str, text: str) -> datetime | None:
+def _day(name: str, text: str, after: timedelta = timedelta()) -> datetime | None:
     if not text:
         return None
     try:
-        return datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
-    except ValueError:
+        return datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC) + after
+    except (ValueError, OverflowError):
         raise QueryError(f"{name}: {text!r} is no day.", "Give one such as 2011-11-30.") from None
 
 

@@ -16,7 +16,6 @@ from ledgerlake.web.exports import ReportReplaced
 from ledgerlake.web.files import file_response
 from ledgerlake.web.pages import charts, visible
 from ledgerlake.web.pages.rendering import render
-from ledgerlake.web.problems import busy
 from ledgerlake.web.service import Service
 from ledgerlake.web.shelf import FileFacts, Freshness, Month, Report, ShelfFile
 
@@ -109,13 +108,14 @@ async def file(
         return service.shelf.file(service.shelf.report(organization, period, edition), file)
 
     # A draft may be written anew between the look and the reading: then there is another one.
-    for _ in range(_TRIES):
+    for left in reversed(range(_TRIES)):
         try:
             found = await service.run(look)
             return await file_response(request, found, f"{name}-{period}-{edition}-{found.name}")
         except ReportReplaced:
-            continue
-    raise busy("report_replaced", "The report is being written anew.")
+            if not left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _view(service: Service, organization: str, period: str, edition: str | None) -> _View:
@@ -124,13 +124,13 @@ def _view(service: Service, organization: str, period: str, edition: str | None)
     if edition is None and month.report is None:
         return _View(month, None, shelf.freshness(), [], [], [], [])
     report = shelf.report(organization, period, edition)
-    daily = shelf.daily(report)
+    daily = report.daily()
     return _View(
         month,
         report,
         shelf.freshness(),
         shelf.files(report),
-        shelf.corrections(report, _MOST_CORRECTIONS),
+        report.first_corrections(_MOST_CORRECTIONS),
         _days(report, daily),
         charts.of_days(daily),
     )

@@ -22,7 +22,7 @@ from ledgerlake.web.pages import static
 from ledgerlake.web.sessions import COOKIE
 
 PROTECTED: Final = "(protected)"
-"""Shown for what is personal: it is kept under a key, and no page opens it."""
+"""Shown for what is personal, to those whose role does not open it."""
 # Characters that turn the direction of what follows: with them a name can look like another one.
 _TURNING: Final = dict.fromkeys(
     [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD

@@ -31,7 +31,6 @@ _FOR_EVER: Final = "public, max-age=31536000, immutable"
 @dataclass(frozen=True, slots=True)
 class _File:
     content: bytes
-    packed: bytes
     digest: str
 
 
@@ -61,7 +60,7 @@ def static_file(request: Request, path: str) -> Response:
         return Response(status_code=304, headers=headers)
     content = found.content
     if "gzip" in request.headers.get("accept-encoding", ""):
-        content, headers["Content-Encoding"] = found.packed, "gzip"
+        content, headers["Content-Encoding"] = _packed(name), "gzip"
     return Response(content, headers=headers, media_type=_TYPES[name])
 
 
@@ -72,4 +71,9 @@ def _file(name: str) -> _File:
         content = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
     else:
         content = (files("ledgerlake.web") / "static" / name).read_bytes()
-    return _File(content, gzip.compress(content, 9, mtime=0), hashlib.sha256(content).hexdigest())
+    return _File(content, hashlib.sha256(content).hexdigest())
+
+
+@cache
+def _packed(name: str) -> bytes:
+    return gzip.compress(_file(name).content, 6, mtime=0)
