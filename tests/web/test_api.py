@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -150,6 +151,18 @@ def test_statistics_and_trends_are_known_by_their_tag(served: Served) -> None:
         assert client.get("/api/v1/statistics").json()["code"] == "organization_needed"
         assert client.get("/api/v1/statistics?organization=globex").status_code == 200
         assert client.get("/api/v1/statistics?organization=initech").status_code == 403
+
+
+def test_many_who_ask_at_once_share_looks_and_all_are_answered(served: Served) -> None:
+    """Trusted for no time at all, each look is too old for whoever comes while it is under way."""
+    with serving(replace(served.settings, freshness_ms=0.0)) as (address, _):
+
+        def ask(_: int) -> set[int]:
+            with as_(address, served.tokens["analyst"]) as client:
+                return {client.get("/api/v1/statistics").status_code for _ in range(15)}
+
+        with ThreadPoolExecutor(12) as pool:
+            assert set().union(*pool.map(ask, range(12))) == {200}
 
 
 def test_the_files_of_a_report_are_its_manifests_whole_and_in_part(served: Served) -> None:

@@ -105,8 +105,13 @@ class Answers:
         making = self._making.get((query, stamp))
         if making is None:
             making = self._making[query, stamp] = asyncio.ensure_future(self._make(query))
-            making.add_done_callback(lambda _: self._making.pop((query, stamp), None))
+            making.add_done_callback(lambda _: self._made(query, stamp))
         return await asyncio.shield(making)
+
+    def _made(self, query: Query[Any], stamp: str) -> None:
+        made = self._making.pop((query, stamp), None)
+        if made is not None and not made.cancelled():
+            made.exception()  # told to those who wait, if any still does
 
     async def _reading(self) -> Reading:
         """The checkpoints, read not longer ago than they are trusted."""
@@ -117,20 +122,21 @@ class Answers:
                 # So that whoever comes when it is trusted no more need not wait.
                 _ = self._look()
             return reading
-        while True:
-            looked: Reading = await asyncio.shield(self._look())
-            if looked.started >= since:
-                return looked
+        looked: Reading = await asyncio.shield(self._look())
+        # That look may have begun too long ago; the next one has begun after this call.
+        return looked if looked.started >= since else await asyncio.shield(self._look())
 
     def _look(self) -> asyncio.Task[Reading]:
         """The look at the checkpoints that is under way, or a new one."""
-        if self._looking is None:
+        # One that is done counts as none, also while `_looked` is still to be called.
+        if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._run(self._ledger.freshness.now))
             self._looking.add_done_callback(self._looked)
         return self._looking
 
     def _looked(self, look: asyncio.Task[Reading]) -> None:
-        self._looking = None
+        if self._looking is look:
+            self._looking = None
         if not look.cancelled():
             look.exception()  # told to those who wait, if any does
 
