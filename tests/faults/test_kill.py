@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
                 waits[kind] *= SHORTER
     print(f"killed in mid-work: {dict(killed)}, in {tries} tries")
 
-    own = Settings(settings.home, settings.mongodb_uri, settings.database, segment_size=700)
+    own = replace(settings, segment_size=700)
     with LedgerLake.open(own) as ledger:
         for path in (*files, whole):
             ledger.import_file(path)

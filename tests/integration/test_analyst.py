@@ -353,6 +353,9 @@ def test_names_that_nobody_has_are_refused_with_those_that_come_near(lake: Lake)
         "2026-02 has no revision 3. It has 2": lambda: lake.billing("2026-02", revision=3),
         "2026-03 has no revision 1. It was never closed": lambda: lake.billing("2026-03", revision=1),
         '(?s)Table with name event .*Did you mean "events".*lake.tables': lambda: lake.sql("FROM event"),
+        "(?s)DuckDB can not answer.*disabled": lambda: lake.sql(
+            f"COPY (SELECT 1) TO '{lake.root}/a.parquet'"
+        ),
         "(?s)DuckDB can not answer.*needs name=": lambda: lake.sql("SELECT $day"),
         "no question": lambda: lake.sql(""),
     }

@@ -305,6 +305,20 @@ def test_a_document_without_a_field_that_is_compared_does_not_end_the_verificati
     assert found == ["payment statistics", "fields of payment_statistics"]
 
 
+def test_what_has_another_shape_fails_its_own_comparison(ledger: LedgerLake) -> None:
+    """A quick comparison that ended with a traceback would name nothing, and bring no full one."""
+    ledger.db["payment_states"].update_many({}, {"$set": {"amountMinor": "12"}})
+    assert "payment_read_models (sums)" in failing(verify_quickly(ledger.db, ledger.lake, 0))
+
+
+def test_a_damaged_table_to_compare_with_fails(ledger: LedgerLake) -> None:
+    file = ledger.lake.root / "statistics/payment_statistics.parquet"
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    assert "lake payment_statistics" in failing(verify_quickly(ledger.db, ledger.lake, 0))
+
+
 def test_files_with_other_columns_are_named(ledger: LedgerLake) -> None:
     path = "trends/payment_trends_day.parquet"
     file = ledger.lake.root / path

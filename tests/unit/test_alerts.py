@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,17 @@ from typing import Any
 import pytest
 
 from ledgerlake import alerts
-from ledgerlake.alerts import Alarm, Alert, AlertNotDelivered, Notice, Webhook, channels, troubles
+from ledgerlake.alerts import (
+    Alarm,
+    Alert,
+    AlertNotDelivered,
+    AlertRefused,
+    Notice,
+    Webhook,
+    channels,
+    failing_parts,
+    troubles,
+)
 from ledgerlake.application import Lag, LedgerStatus
 from ledgerlake.reconciliation import Recorded
 
@@ -92,6 +103,35 @@ def test_a_channel_that_is_down_is_told_later_and_holds_up_no_other(
     ear.down = False
     alarm.look([], now=at(minutes=6))
     assert (ear.taken(), other.taken()) == ([("resolved", LATE.key)], [("resolved", LATE.key)])
+
+
+def test_a_look_ends_in_time_and_the_rest_is_told_at_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "_ENOUGH_SECONDS", 0.0)  # every notice takes too long
+    ear, heard = Ear(), []
+    memory = None
+    for minute, wrong in enumerate([[LATE, STOPPED]] * 3 + [[]] * 3):
+        alarm = Alarm({"ear": ear}, memory)
+        alarm.look(wrong, now=at(minutes=minute))
+        memory = alarm.memory
+        heard.append(ear.taken())
+    assert heard == [
+        [("raised", LATE.key)], [("raised", STOPPED.key)], [],
+        [("resolved", LATE.key)], [("resolved", STOPPED.key)], [],
+    ]  # fmt: skip
+
+
+def test_a_part_that_fails_is_told_unless_it_has_stopped() -> None:
+    """That it is late as well, or has set events aside, does not make its failing over."""
+    ear = Ear()
+    alarm = Alarm({"ear": ear})
+    aside = Alert("set_aside/event_lake", "error", "event_lake has set events aside.", "Look.")
+    for wrong in ([], [LATE], [LATE, aside], [STOPPED]):
+        alarm.look([*wrong, *failing_parts(["event_lake", "payment_trends"], wrong)], now=at())
+    told = ear.taken()
+    assert told.count(("raised", "failing/event_lake")) == 1
+    assert ("resolved", "failing/event_lake") not in told
+    # What has stopped is told once, and was the reason.
+    assert told.index(("raised", STOPPED.key)) < told.index(("resolved", "failing/payment_trends"))
 
 
 def test_what_was_over_before_anybody_could_be_told_is_not_told() -> None:
@@ -235,13 +275,32 @@ def test_a_webhook_is_tried_twice_at_each_look_until_it_takes_the_alert(
     assert ["HTTP 503" in text for text in caplog.messages] == [True]
 
 
-@pytest.mark.parametrize("answer", [302, 404, "garbage", "hang"])
+def test_an_alert_that_is_refused_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    with receiver(400, 204, 404) as server:
+        alarm = Alarm({"webhook": Webhook(server.url, "ledger")})
+        assert [notice.alert for notice in alarm.look([LATE, STOPPED], now=at())] == [STOPPED]
+        assert len(server.posts) == 2, "and it is not tried again at once"
+        assert alarm.look([LATE, STOPPED], now=at(minutes=1)) == []
+        assert [notice.alert for notice in alarm.look([], now=at(minutes=2))] == [STOPPED]
+    assert len(server.posts) == 4
+    assert ["HTTP 400" in text for text in caplog.messages] == [True, False]
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("answer", [302, 404, 408, 429, "garbage", "hang"])
 def test_a_webhook_that_does_not_work_breaks_nothing_and_is_not_named(answer: Any) -> None:
     with receiver(answer, answer) as server:
-        webhook = Webhook(server.url, "ledger", seconds=0.3)
+        # Who answers may take its time.
+        webhook = Webhook(server.url, "ledger", seconds=0.3 if answer == "hang" else 60.0)
         with pytest.raises(AlertNotDelivered) as caught:
             webhook(Notice("raised", LATE, NOON))
-        assert [path for path, _, _ in server.posts] == ["/hooks/secret"] * 2, "and no redirect is followed"
+        posts = 1 if answer == 404 else 2
+        assert isinstance(caught.value, AlertRefused) == (answer == 404)
+        deadline = time.monotonic() + 60
+        while len(server.posts) < posts and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # And no redirect is followed.
+        assert [path for path, _, _ in server.posts] == ["/hooks/secret"] * posts
         assert "secret" not in str(caught.value)
     with pytest.raises(AlertNotDelivered):  # nobody listens any more
         webhook(Notice("raised", LATE, NOON))

@@ -150,6 +150,13 @@ def test_without_failures_nothing_is_marked() -> None:
     assert not traces(figure, "lower than chance explains")  # nor in the legend
 
 
+def test_a_period_that_is_not_over_is_not_judged() -> None:
+    """Retries are still to come: it would be marked in every page that is made before its end."""
+    good, tried = [950] * 10 + [300], [1_000] * 10 + [400]
+    assert unusual_periods(good, tried) == [10]
+    assert unusual_periods(good, tried, [True] * 10 + [False]) == []
+
+
 def test_the_wilson_interval_agrees_with_the_published_figures() -> None:
     # Newcombe 1998, method 3, 95 %: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
     for good, tried, low, high in (

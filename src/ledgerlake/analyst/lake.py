@@ -125,6 +125,8 @@ class Lake:
                 connection.complete()  # whatever was asked while opening: registering waits for it
                 for name, frame in self._tables.items():
                     connection.register(name, frame)
+                # Else COPY could write over a file of the lake.
+                connection.execute("SET enable_external_access = false; SET lock_configuration = true")
                 found = connection.sql(query, params=parameters or None)
                 if found is None:
                     raise LakeError("That is no question.", "Ask with SELECT.")

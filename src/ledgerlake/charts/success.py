@@ -101,15 +101,22 @@ def payment_rates(payments: Frame, every: Granularity) -> list[Rate]:
     ]
 
 
-def unusual_periods(good: Sequence[int], tried: Sequence[int]) -> list[int]:
+def unusual_periods(
+    good: Sequence[int], tried: Sequence[int], finished: Sequence[bool] | None = None
+) -> list[int]:
     """Indexes of the periods with a success rate lower than chance explains, the lowest rate first.
 
     A period counts when the upper end of its 99.9 % Wilson interval is below the rate of all the other
-    periods together.
+    periods together. An unfinished one is neither judged nor one of the others: it may yet turn out well.
     """
-    all_good, all_tried = sum(good), sum(tried)
+    counted = [True] * len(good) if finished is None else finished
+    all_good, all_tried = (
+        sum(n for n, counts in zip(each, counted, strict=True) if counts) for each in (good, tried)
+    )
     found = []
     for index, (done, of) in enumerate(zip(good, tried, strict=True)):
+        if not counted[index]:
+            continue
         others = all_tried - of
         # Without a failure nothing is low, whatever the last bit of a float says.
         if done < of and others and wilson(done, of, _Z)[1] < (all_good - done) / others:
@@ -139,11 +146,15 @@ def _figure(title: str, rates: list[Rate], every: Granularity, known_until: date
         heights=[180] * len(shown),
         note=theme.unfinished_note(shown[0].periods[-1], every, known_until),
     )
+    any_unusual = False
     for row, rate in enumerate(shown, start=1):
-        _draw(figure, row, rate, every)
+        finished = [theme.is_finished(period, every, known_until) for period in rate.periods]
+        unusual = unusual_periods(rate.good, rate.tried, finished)
+        any_unusual = any_unusual or bool(unusual)
+        _draw(figure, row, rate, every, unusual)
         theme.shade_unfinished(figure, row, rate.periods, every, known_until)
     theme.time_axis(figure, len(shown), every, shown[0].periods)
-    if any(unusual_periods(each.good, each.tried) for each in shown):
+    if any_unusual:
         # The legend names the mark also when the first panel has none.
         figure.add_scatter(
             x=[None], y=[None], name="lower than chance explains", mode="markers", legendgroup="unusual",
@@ -168,7 +179,7 @@ def _told(good: int, tried: int, things: str) -> str:
     return f"{percent(good, tried)}, {good:,} of {tried:,} {things} ({interval})"
 
 
-def _draw(figure: go.Figure, row: int, rate: Rate, every: Granularity) -> None:
+def _draw(figure: go.Figure, row: int, rate: Rate, every: Granularity, unusual: Sequence[int]) -> None:
     periods, window = list(rate.periods), _WINDOW[every]
     rates = [good / tried if tried else None for good, tried in zip(rate.good, rate.tried, strict=True)]
     texts = [_told(good, tried, rate.things) for good, tried in zip(rate.good, rate.tried, strict=True)]
@@ -193,7 +204,6 @@ def _draw(figure: go.Figure, row: int, rate: Rate, every: Granularity) -> None:
         legendgroup="smooth", showlegend=row == 1, mode="lines", line={"color": theme.SUCCESS, "width": 2.5},
         **theme.hover([_told(good, tried, rate.things) for good, tried in sums]), **shared,
     )  # fmt: skip
-    unusual = unusual_periods(rate.good, rate.tried)
     if unusual:
         figure.add_scatter(
             x=[periods[index] for index in unusual], y=[rates[index] for index in unusual],

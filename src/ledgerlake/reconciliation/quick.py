@@ -17,10 +17,12 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
 from ledgerlake.domain.events import EVENT_STATUS
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.archived import ARCHIVED
+from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.parquet import read_footer, read_verified
 from ledgerlake.lake.segments import SegmentInfo
@@ -47,7 +49,7 @@ from ledgerlake.reconciliation.read_side import (
 )
 from ledgerlake.reconciliation.record import Recorded, last_verification, record_verification
 from ledgerlake.reconciliation.schemas import check_documents, check_files
-from ledgerlake.reconciliation.verify import verify
+from ledgerlake.reconciliation.verify import MISSHAPEN, verify
 
 # What a layer knows of each key; a count that it does not keep is 0 on both sides.
 Sums: TypeAlias = dict[Key, Figure]
@@ -55,6 +57,8 @@ Row: TypeAlias = dict[str, Any]
 
 _PAYMENTS: Final = "payment_read_models"
 _STATISTICS: Final = "statistics/payment_statistics.parquet"
+# A damaged file, or what is stored in another shape: then the full verification says more.
+_NOT_TO_BE_COMPARED: Final = (LedgerLakeError, OSError, OperationFailure, *MISSHAPEN)
 _STATES: Final = "statistics/payment_states.parquet"
 
 
@@ -117,18 +121,25 @@ class _Quick:
         at = positions(log)
         found: list[Check] = []
 
+        def failed(name: str, part: str, error: Exception) -> None:
+            told = str(error) or type(error).__name__
+            found.append(replace(checked(name, "can not be compared", [told]), part=part))
+
         def run(name: str, part: str, check: Callable[[], Check]) -> None:
             try:
                 found.append(check())
-            except (LedgerLakeError, OSError, KeyError, ValueError) as error:
-                told = str(error) or type(error).__name__
-                found.append(replace(checked(name, "can not be compared", [told]), part=part))
+            except _NOT_TO_BE_COMPARED as error:
+                failed(name, part, error)
 
         # The table of statistics is what all are compared with: it is small, and has every key.
         base: Sums = {}
         stated = 0
-        with suppress(FileNotFoundError):
+        try:
             base, stated = _movements(self._table(_STATISTICS)), self._stated(_STATISTICS)
+        except FileNotFoundError:
+            pass
+        except _NOT_TO_BE_COMPARED as error:
+            failed("lake payment_statistics", "lake_statistics", error)
 
         def expected(position: int) -> Sums:
             if position >= stated:
@@ -149,7 +160,7 @@ class _Quick:
         for path, definition in TABLES.items():
             part = f"lake_{path.partition('/')[0]}"
             position = 0
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, CorruptFileError):  # reading its rows says which
                 position = self._stated(path)
             of_payments = path == _STATES
             sums = partial(self._table_sums, path, _states if of_payments else _movements)

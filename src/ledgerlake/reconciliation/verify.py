@@ -28,7 +28,7 @@ from ledgerlake.reconciliation.schemas import check_documents, check_files
 from ledgerlake.reconciliation.totals import TOTALS, PaymentTable, check_each_payment, check_totals
 
 # A field that is missing or of another type: the check of the fields names it.
-_MISSHAPEN: Final = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
+MISSHAPEN: Final = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError)
 
 
 def verify(
@@ -67,7 +67,7 @@ def _verify(
             checks.append(check())
         except LedgerLakeError as error:
             checks.append(checked(name, "can not be checked", [str(error)]))
-        except _MISSHAPEN as error:
+        except MISSHAPEN as error:
             told = f"what is stored has another shape ({type(error).__name__}: {error})"
             checks.append(checked(name, "can not be checked", [told]))
 
