@@ -11,7 +11,7 @@ import dagster as dg
 
 from pipelines.materialization import at_work
 from pipelines.resources import Ledger
-from pipelines.runs import ENDED
+from pipelines.runs import ENDED, ours
 
 _PAGE = 500
 _AT_ONCE = 100
@@ -26,7 +26,7 @@ class Pruned:
 
 
 def prune(instance: dg.DagsterInstance, before: datetime, log: dg.DagsterLogManager | None = None) -> Pruned:
-    """Remove the runs that ended and were created before an instant, with their events and logs.
+    """Remove the runs of our own that ended and were created before an instant, with their events and logs.
 
     What is kept of them: the latest run of each job, and runs that hold the latest materialization or
     observation of an asset or of one of its partitions, or the latest result of a check: pages and sensors of
@@ -73,7 +73,7 @@ def _old(instance: dg.DagsterInstance, before: datetime) -> Iterator[tuple[str, 
     wanted = dg.RunsFilter(statuses=ENDED, created_before=before)
     cursor = None
     while page := instance.get_runs(wanted, cursor=cursor, limit=_PAGE):
-        yield from ((run.run_id, run.job_name) for run in page)
+        yield from ((run.run_id, run.job_name) for run in page if ours(run))
         cursor = page[-1].run_id
 
 

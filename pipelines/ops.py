@@ -73,7 +73,7 @@ def close_month(
     context: dg.OpExecutionContext, config: CloseConfig, ledger: dg.ResourceParam[Ledger]
 ) -> None:
     """Close a month, or say that nothing is due."""
-    from ledgerlake.reports.due import due_period
+    from ledgerlake.reports.due import due_period, reopened
     from ledgerlake.reports.months import month_reports
 
     with at_work(context), ledger.open() as opened:
@@ -85,7 +85,11 @@ def close_month(
                     "No month is ever due: LEDGERLAKE_CLOSE_AFTER_DAYS is not set. Set it, or name a month.",
                     allow_retries=False,
                 )
-            period = due_period(opened.db, opened.periods.books(), datetime.now(UTC), grace)
+            books = opened.periods.books()
+            period = due_period(opened.db, books, datetime.now(UTC), grace)
+            if (again := reopened(books)) is not None:
+                context.log.info(f"Nothing is due while {again} is reopened: whoever reopened it closes it.")
+                return
         if period is None:
             context.log.info("Nothing is due: every month that is has been closed.")
             return

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import dagster as dg
 
-from pipelines.jobs import refresh_all
+from ledgerlake.settings import Settings
+from pipelines.jobs import JOBS, refresh_all
 
 SILENT_SECONDS = 180.0
 """A run that has logged nothing for so long died without a word: whatever is at work logs more often."""
+
+SILENT_SECONDS_OF_CELERY = 3600.0
+"""There a step may wait in the broker until a worker is free, and nobody logs that."""
 
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -20,6 +25,22 @@ UNDER_WAY = [
 ]
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 900.0
+_NAMES = frozenset({*(job.name for job in JOBS), "prune_history"})
+_OF_ASSETS = "__ASSET_JOB"  # what Dagster calls the materialization of assets that somebody chose
+
+
+def ours(run: dg.DagsterRun) -> bool:
+    """Whether a run is one of these definitions: others may share the instance, and theirs are left alone."""
+    if run.job_name == _OF_ASSETS:
+        return bool(run.asset_selection) and _assets().issuperset(run.asset_selection or ())
+    return run.job_name in _NAMES
+
+
+@cache
+def _assets() -> frozenset[dg.AssetKey]:
+    from pipelines.definitions import build
+
+    return frozenset(spec.key for spec in build().resolve_all_asset_specs())
 
 
 def run_under_way(
@@ -27,15 +48,22 @@ def run_under_way(
 ) -> dg.DagsterRun | None:
     """The run of a job that is queued or at work, if there is one.
 
-    One whose machine went down would count for ever, so a silent one, of whichever job, is marked as failed.
+    One whose machine went down would count for ever, so a silent one, of whichever of our jobs, is marked as
+    failed.
     Should it be alive after all, nothing is lost: two at once do no harm.
     """
     now = time.time() if now is None else now
+    celery = Settings.from_env().dagster_executor == "celery"
+    patience = SILENT_SECONDS_OF_CELERY if celery else SILENT_SECONDS
     found = None
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY)):
+        run = record.dagster_run
+        if not ours(run):
+            continue
         entries = instance.event_log_storage.get_logs_for_run(run.run_id, limit=1, ascending=False)
-        silent = now - max((entry.timestamp for entry in entries), default=now)
-        if run.status == dg.DagsterRunStatus.QUEUED or silent < SILENT_SECONDS:
+        made = record.create_timestamp.timestamp()
+        silent = now - max((entry.timestamp for entry in entries), default=made)
+        if run.status == dg.DagsterRunStatus.QUEUED or silent < patience:
             found = run if found is None and run.job_name == job else found
         else:
             instance.report_run_failed(

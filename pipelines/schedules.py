@@ -35,12 +35,13 @@ def catch_up(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipRe
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Closes, in order, every month of the books that ended LEDGERLAKE_CLOSE_AFTER_DAYS days ago "
-    "or earlier. A close that fails is tried again the next day. Does nothing while the variable is not set.",
+    "or earlier. A close that fails is tried again the next day; a month that somebody reopened "
+    "is left to whoever did. Does nothing while the variable is not set.",
 )
 def monthly_close(
     context: dg.ScheduleEvaluationContext, ledger: dg.ResourceParam[Ledger]
 ) -> dg.RunRequest | dg.SkipReason:
-    from ledgerlake.reports.due import due_period
+    from ledgerlake.reports.due import due_period, reopened
 
     settings = ledger.settings
     if settings.close_after_days is None:
@@ -50,7 +51,12 @@ def monthly_close(
         return asked
     now = context.scheduled_execution_time
     with ledger.open() as opened:
-        period = due_period(opened.db, opened.periods.books(), now, settings.close_after_days)
+        books = opened.periods.books()
+        period = due_period(opened.db, books, now, settings.close_after_days)
+    if (again := reopened(books)) is not None:
+        return dg.SkipReason(
+            f"{again} was reopened: whoever did that closes it again, and nothing is closed before."
+        )
     if period is None:
         return dg.SkipReason(f"No month that ended {settings.close_after_days} days ago or earlier is open.")
     config = {"period": period, "through": True, "by": "monthly_close"}

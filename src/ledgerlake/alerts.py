@@ -33,6 +33,10 @@ REPEAT_AFTER: Final = timedelta(days=1)
 POST_SECONDS: Final = 5.0
 _TRIES: Final = 2
 _PAUSE_SECONDS: Final = 0.5
+# Dagster ends a look of its sensor after 60 s, and forgets what it told: it would be told for ever.
+_ENOUGH_SECONDS: Final = 20.0
+# Of a 4xx, those that say "not now" rather than "not this".
+_NOT_NOW: Final = (408, 429)
 _SHADOW: Final = "#shadow"
 
 
@@ -70,7 +74,11 @@ class AlertNotDelivered(LedgerLakeError):
     """A channel did not take a notice; it is offered again at the next look."""
 
 
-# Tells of a notice, or raises AlertNotDelivered.
+class AlertRefused(AlertNotDelivered):
+    """A channel will not take this very notice; it is not offered again, and others are."""
+
+
+# Tells of a notice, or raises AlertNotDelivered or AlertRefused.
 Channel: TypeAlias = Callable[[Notice], None]
 
 
@@ -92,7 +100,8 @@ class _Memory:
 class Alarm:
     """Tells channels of what has changed. `memory` is a text to be kept, and given to the next one.
 
-    A channel that does not take a notice is offered it again at the next look, and holds up no other.
+    A channel that does not take a notice is offered it again at the next look, and holds up no other. One
+    that is slow is told of the rest at the next look.
     """
 
     def __init__(self, channels: dict[str, Channel], memory: str | None = None) -> None:
@@ -118,18 +127,24 @@ class Alarm:
         Not `complete`: not everything could be looked at, so what is not named may last, and is not over.
         """
         now = datetime.now(UTC) if now is None else now
+        started = time.monotonic()
         wrong = {alert.key: alert for alert in alerts}
         taken: dict[tuple[str, str], Notice] = {}
         for name, channel in self._channels.items():
             memory = self._memories.setdefault(name, _Memory())
             try:
                 for notice in _due(memory, wrong, complete, now):
-                    channel(notice)
-                    taken[notice.kind, notice.alert.key] = notice
+                    try:
+                        channel(notice)
+                        taken[notice.kind, notice.alert.key] = notice
+                    except AlertRefused as error:
+                        log.warning("%s", error)
                     if notice.kind == "resolved":
                         del memory.told[notice.alert.key]
                     else:
                         memory.told[notice.alert.key].told = now
+                    if time.monotonic() - started >= _ENOUGH_SECONDS:
+                        break
                 memory.silent = False
             except AlertNotDelivered as error:
                 if not memory.silent:
@@ -209,6 +224,12 @@ class Webhook:
             except urllib.error.HTTPError as error:
                 error.close()
                 trouble = f"HTTP {error.code}"
+                if 400 <= error.code < 500 and error.code not in _NOT_NOW:
+                    raise AlertRefused(
+                        f"The webhook of LEDGERLAKE_ALERT_WEBHOOK refuses the alert {notice.alert.key!r} "
+                        f"({trouble}); it is not offered again.",
+                        "It is in the log. Is the address right, and does it take such an object?",
+                    ) from None
             # What a server that is no web server answers, or an address that can not be, is told by others.
             except (OSError, HTTPException, ValueError) as error:
                 trouble = type(getattr(error, "reason", error)).__name__
@@ -311,14 +332,22 @@ def look_at(ledger: LedgerLake) -> tuple[list[Alert], bool]:
     return troubles(status, verified, ledger.settings.alert_lag_seconds), True
 
 
-def failing_part(name: str) -> Alert:
-    """The alert for a part that a runner can not bring up to the head; it is tried again."""
-    return Alert(
-        f"failing/{name}",
-        "error",
-        f"{name} can not be brought up to the head of the log, and is tried again.",
-        "The log says why (LEDGERLAKE_LOG=text); `ledgerlake status` tells what has stopped.",
-    )
+def failing_parts(names: Iterable[str], wrong: Iterable[Alert]) -> list[Alert]:
+    """The alerts for parts that a runner can not bring up to the head, and tries again.
+
+    Not for those that `wrong` tells to have stopped: that is why they fail, and it is told once.
+    """
+    stopped = {alert.key for alert in wrong}
+    return [
+        Alert(
+            f"failing/{name}",
+            "error",
+            f"{name} can not be brought up to the head of the log, and is tried again.",
+            "The log says why (LEDGERLAKE_LOG=text); `ledgerlake status` tells what has stopped.",
+        )
+        for name in names
+        if f"stopped/{name}" not in stopped
+    ]
 
 
 def unreachable(error: Exception) -> Alert:

@@ -127,11 +127,11 @@ def late_commands(ledger: LedgerLake, payment: str) -> None:
     )
 
 
-def until(true: Callable[[], object]) -> None:
+def until(page: Page, true: Callable[[], object]) -> None:
     deadline = time.monotonic() + 120
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        page.wait_for_timeout(50)  # its events are told while it waits
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +366,7 @@ def test_charts_are_drawn_without_a_network_and_a_strict_policy_has_nothing_to_r
         "() => { const each = document.createElement('script');"
         " each.textContent = 'document.title = \"run\"'; document.body.append(each) }"
     )
-    until(lambda: visitor.complaints)
+    until(page, lambda: visitor.complaints)
     assert "Content Security Policy" in visitor.complaints[0]
     assert page.title() != "run"
 

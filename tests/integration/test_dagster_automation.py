@@ -23,6 +23,7 @@ from ledgerlake.settings import Settings
 from pipelines import checks, sensors
 from pipelines.definitions import build
 from pipelines.history import Pruned, prune
+from pipelines.positions import LAKE_PAGES, REPORT_PAGES
 from pipelines.resources import Ledger
 from pipelines.schedules import monthly_close, nightly_verify, weekly_pruning
 from tests.builders import event, insert_events, payment_history
@@ -84,6 +85,32 @@ def test_months_are_closed_in_order_after_their_grace(
     )
 
 
+def test_a_month_that_was_reopened_is_left_to_whoever_did(
+    database: Any, settings: Settings, history: dg.DagsterInstance
+) -> None:
+    insert_events(database, payment_history(1, 200))  # January to March 2026
+    with LedgerLake.open(settings) as ledger:
+        ledger.close_period("2026-03", by="ann", through=True)
+        ledger.periods.reopen("2026-02", by="ann", reason="credit notes were missing", through=True)
+        assert due_period(database, ledger.periods.books(), NIGHT, 5) is None
+        assert "2026-02 was reopened" in asked(monthly_close, history, settings)
+        assert "2026-02 was reopened" in asked(monthly_close, history, settings, NIGHT + timedelta(days=90))
+        ledger.close_period("2026-02", by="ann")
+        assert "2026-03 was reopened" in asked(monthly_close, history, settings)
+        # Nor by the job that closes what is due.
+        job = build(Ledger(settings)).resolve_job_def("close_period")
+        config = {"ops": {"close_period": {"config": {"period": "due", "by": "job"}}}}
+        assert job.execute_in_process(run_config=config, instance=history).success
+        assert [entry.period for entry in ledger.periods.books().closed()] == ["2026-01", "2026-02"]
+        ledger.close_period("2026-03", by="ann")
+    assert (
+        asked(monthly_close, history, settings, NIGHT + timedelta(days=30)).run_config["ops"]["close_period"][
+            "config"
+        ]["period"]
+        == "2026-04"
+    )
+
+
 @pytest.mark.parametrize(
     ("zone", "now", "due"),
     [
@@ -133,11 +160,13 @@ def test_pruning_keeps_what_anything_rests_on(settings: Settings, tmp_path: Path
         assets=[ingot, bar],
         asset_checks=[heavy],
         jobs=[
-            dg.define_asset_job("all_of_it", selection=dg.AssetSelection.assets(ingot)),
-            dg.define_asset_job("bars", selection=dg.AssetSelection.assets(bar)),
+            dg.define_asset_job("refresh_all", selection=dg.AssetSelection.assets(ingot)),
+            dg.define_asset_job("billing_month", selection=dg.AssetSelection.assets(bar)),
+            dg.define_asset_job("of_somebody_else", selection=dg.AssetSelection.assets(ingot)),
         ],
     )
-    whole, bars = (definitions.resolve_job_def(name) for name in ("all_of_it", "bars"))
+    names = ("refresh_all", "billing_month", "of_somebody_else", "__ASSET_JOB")
+    whole, bars, foreign, chosen = (definitions.resolve_job_def(name) for name in names)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
 
         def run(job: dg.JobDefinition, **how: Any) -> str:
@@ -148,6 +177,10 @@ def test_pruning_keeps_what_anything_rests_on(settings: Settings, tmp_path: Path
             (logs / "step.out").write_text("x")
             return done
 
+        # Others share the instance: their runs are theirs, also those of assets that somebody chose.
+        theirs = {run(foreign), run(foreign)}
+        for _ in range(2):
+            theirs.add(run(chosen, asset_selection=[ingot.key]))
         old = [run(whole) for _ in range(3)]
         of_a, of_b = run(bars, partition_key="a"), run(bars, partition_key="b")
         waiting = instance.create_run_for_job(whole).run_id
@@ -158,7 +191,7 @@ def test_pruning_keeps_what_anything_rests_on(settings: Settings, tmp_path: Path
 
         assert (done.removed, done.kept) == (2, 3)
         left = {each.run_id for each in instance.get_runs()}
-        assert left == {old[2], of_a, of_b, waiting}
+        assert left == {old[2], of_a, of_b, waiting} | theirs
         # Nothing is left behind of those that went, in no table and no folder.
         remains = [path for path in tmp_path.rglob("*") for gone in old[:2] if gone in path.name]
         assert remains == []
@@ -175,7 +208,7 @@ def test_pruning_keeps_what_anything_rests_on(settings: Settings, tmp_path: Path
         # With a younger run nothing rests on the old ones any more.
         newest = run(whole)
         assert prune(instance, horizon).removed == 1
-        assert {each.run_id for each in instance.get_runs()} == {newest, of_a, of_b, waiting}
+        assert {each.run_id for each in instance.get_runs()} == {newest, of_a, of_b, waiting} | theirs
 
 
 def test_the_job_prunes_by_the_setting(
@@ -278,7 +311,8 @@ def test_every_asset_that_a_refresh_makes_has_a_freshness_policy() -> None:
     without = {
         key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).freshness_policy is None
     }
-    assert without == {"events", "billing_months"}
+    pages = {f"{name}_notebook" for name in (*LAKE_PAGES, *REPORT_PAGES)}
+    assert without == {"events", "billing_months"} | pages, "these may rest"
 
 
 def test_what_waits_too_long_is_late_and_blocks_nothing(database: Any, settings: Settings) -> None:

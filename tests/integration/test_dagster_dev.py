@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class Crashes:
             with LedgerLake.open(self.settings) as ledger:
                 stored = ledger.status().head
                 insert_events(ledger.db, payment_history(seed=stored + 1, events=150, after=stored))
-            wait_for(self.run_at_work, self.tell)
+            self.at_work = wait_for(self.run_at_work, self.tell)
             crash()
             # Opened anew, as another program would: should MongoDB be gone, that starts it again.
             with LedgerLake.open(self.settings) as ledger:
@@ -118,9 +119,14 @@ class Crashes:
         return None
 
     def run(self) -> None:
-        run_id, process = wait_for(self.run_at_work, self.tell)
-        self.killed.add(run_id)
-        os.kill(process, signal.SIGKILL)
+        run_id, process = self.at_work
+        # It may have ended meanwhile; what is killed ends no more.
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        found = self.instance.get_run_by_id(run_id)
+        assert found is not None
+        if not found.is_finished:
+            self.killed.add(run_id)
 
     def daemon(self) -> None:
         starts = self.dev.starts

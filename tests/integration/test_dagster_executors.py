@@ -81,10 +81,13 @@ def test_two_celery_workers_share_the_steps_of_a_refresh(
             wait_for(lambda log=log: "ready." in log.read_text(), log.read_text)
         instance = stack.enter_context(dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(ROOT))))
 
-        result = stack.enter_context(dg.execute_job(refresh_all(), instance))
-
-        assert result.success
-        shares = by_process(instance, result.run_id)
+        # On a slow machine one worker may be done with all before the other has imported anything.
+        for _ in range(3):
+            result = stack.enter_context(dg.execute_job(refresh_all(), instance))
+            assert result.success
+            shares = by_process(instance, result.run_id)
+            if len(shares) == len(WORKERS):
+                break
     assert {name.split("@")[0] for name in shares} == set(WORKERS)
     assert all(shares.values())
     executed = {event.step_key for event in result.all_events if event.is_step_start}

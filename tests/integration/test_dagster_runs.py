@@ -212,6 +212,22 @@ def test_a_tampered_read_model_is_named_and_nothing_is_published(
     assert standing(settings).assets["billing_reports"] == 400
 
 
+def test_a_log_whose_chain_is_broken_is_named_and_nothing_is_published(
+    database: Any, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    append(database, 100)
+    # No sum tells of it, and every layer is made of the log as it is now.
+    database["events"].update_one({"position": 42}, {"$set": {"metadata.userId": "somebody else"}})
+    result = refresh(instance, Ledger(settings))
+    assert not result.success
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert "log chain" in failed[0].description
+    assert "events" in {check.asset_key.to_user_string() for check in failed}
+    published = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
+    assert "lake_trends" in published
+    assert "billing_reports" not in published
+
+
 def test_a_failed_run_is_tried_again_less_and_less_often_until_all_is_well(
     database: Any, settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +266,47 @@ def test_while_a_run_is_under_way_no_other_is_asked_for(
         assert after.status is dg.DagsterRunStatus.FAILURE
         with dg.build_schedule_context(instance=instance) as context:
             assert isinstance(catch_up(context), dg.RunRequest)
+
+
+def test_a_run_that_never_logged_is_taken_for_dead_and_those_of_others_are_left_alone(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    @dg.asset
+    def ingot() -> None: ...
+
+    job = dg.define_asset_job("of_somebody_else", selection=dg.AssetSelection.assets(ingot))
+    theirs = dg.Definitions(assets=[ingot], jobs=[job])
+    ours = build(Ledger(settings))
+    chosen = [dg.AssetKey("event_lake")]
+    silent = [
+        instance.create_run_for_job(ours.resolve_job_def("close_period")),
+        instance.create_run_for_job(ours.resolve_job_def("__ASSET_JOB"), asset_selection=frozenset(chosen)),
+    ]
+    alive = [
+        instance.create_run_for_job(theirs.resolve_job_def("of_somebody_else")),
+        instance.create_run_for_job(
+            theirs.resolve_job_def("__ASSET_JOB"), asset_selection=frozenset([ingot.key])
+        ),
+    ]
+    found = runs.run_under_way(instance, "close_period")
+    assert found is not None
+    assert found.run_id == silent[0].run_id
+    later = time.time() + runs.SILENT_SECONDS + 60
+    assert runs.run_under_way(instance, "close_period", now=later) is None
+    failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+    assert {run.run_id for run in failed} == {run.run_id for run in silent}
+    assert {run.run_id for run in instance.get_runs()} == {run.run_id for run in (*silent, *alive)}
+
+
+def test_under_celery_a_run_may_wait_for_a_worker_for_long(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = instance.create_run_for_job(build(Ledger(settings)).resolve_job_def("refresh_all"))
+    monkeypatch.setenv("LEDGERLAKE_DAGSTER_EXECUTOR", "celery")
+    found = runs.run_under_way(instance, now=time.time() + runs.SILENT_SECONDS + 60)
+    assert found is not None
+    assert found.run_id == run.run_id
+    assert runs.run_under_way(instance, now=time.time() + runs.SILENT_SECONDS_OF_CELERY + 60) is None
 
 
 def test_a_step_gives_signs_of_life_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,10 +31,9 @@ PARAMETERS = {
 }
 IN_API = {"name": "summary.csv"}
 BODY = {
-    "payment_id": "acme-1",
     "amount": "0.01",
     "currency": "EUR",
-    "occurred_at": "2011-11-03T12:00:00Z",
+    "occurred_at": "2026-03-01T12:00:00Z",
     "organization": "acme",
 }
 
@@ -89,8 +89,10 @@ every_guarded_route = pytest.mark.parametrize("case", GUARDED, ids=lambda case: 
 
 def ask(served: Served, secret: str | None, case: Case, **params: str) -> tuple[int, str]:
     with as_(served.address, secret) as client:
-        body = BODY if case.method == "POST" else None
-        headers = {"Idempotency-Key": "nobody-1"}
+        # A payment that no other test looks at, and a command of its own.
+        name = f"nobody-{uuid.uuid4().hex}"
+        body = {**BODY, "payment_id": name} if case.method == "POST" else None
+        headers = {"Idempotency-Key": name}
         answer = client.request(case.method, case.address, json=body, headers=headers, params=params)
         return answer.status_code, answer.text
 

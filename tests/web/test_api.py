@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import logging
+import shutil
+import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -17,9 +20,9 @@ import pytest
 from starlette.requests import Request
 
 from ledgerlake.web.files import file_response
-from ledgerlake.web.limits import MAX_BODY_BYTES, Limits
+from ledgerlake.web.limits import MAX_BODY_BYTES, MAX_UNDER_WAY, Limits
 from ledgerlake.web.problems import Problem
-from tests.web.conftest import Served
+from tests.web.conftest import Served, command
 from tests.web.serving import as_, make_token, serving
 
 JSON = "application/json"
@@ -138,7 +141,19 @@ def test_statistics_and_trends_are_known_by_their_tag(served: Served) -> None:
             tag = {"If-None-Match": first.headers["etag"]}
             assert first.status_code == 200
             assert {row["organization_id"] for row in first.json()["rows"]} == {"acme"}
-            assert client.get(path, headers=tag).status_code in (200, 304)
+            etag = first.headers["etag"]
+            for given in (etag, f"W/{etag}", f'"x", {etag}', "*"):
+                again = client.get(path, headers={"If-None-Match": given})
+                assert (again.status_code, again.content) == (304, b""), given
+                assert again.headers["etag"] == etag
+            assert client.get(path, headers={"If-None-Match": '"x"'}).status_code == 200
+            with served.client("service") as service:
+                send(service, charge())
+            until = time.monotonic() + 120
+            with served.ledger.follow():
+                while client.get(path, headers=tag).status_code != 200:
+                    assert time.monotonic() < until, "another answer has another tag"
+                    time.sleep(0.02)
         rows = client.get("/api/v1/statistics?start=2011-11-01&end=2011-12-01").json()["rows"]
         assert {row["status"]: row["total"] for row in rows}["completed"] == "17.30"
         for wrong in ("granularity=year", "zone=Nowhere/At_All", "start=2011-13-01", "colour=red"):
@@ -304,6 +319,89 @@ def test_logs_name_the_token_and_no_secret_person_or_payment(
         assert hidden not in told
 
 
+def test_a_token_is_looked_up_while_others_wait_for_a_file_to_be_made(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledgerlake.web.exports._PATIENCE_SECONDS", 600.0)
+    shutil.rmtree(served.settings.home / "web" / "exports", ignore_errors=True)
+    with serving(served.settings) as (address, server), ThreadPoolExecutor(24) as pool:
+        app: Any = server.config.app
+        making = app.state.service.shelf._exports._making
+
+        def ask(_: int) -> int:
+            with as_(address, served.tokens["finance"]) as client:
+                return client.get("/api/v1/reports/2011-11/current/report.xlsx").status_code
+
+        with making:  # as if a large one was being made
+            asked = [pool.submit(ask, number) for number in range(24)]
+            until = time.monotonic() + 120
+            while sum(each.done() for each in asked) < 20:
+                assert time.monotonic() < until, "they hold the threads"
+                time.sleep(0.02)
+            with as_(address, make_token(served.ledger, "analyst", "acme")) as client:
+                assert client.get("/api/v1/statistics").status_code == 200
+        statuses = [each.result() for each in asked]
+        assert sorted(statuses) == [200] * 4 + [429] * 20
+        assert ask(0) == 200
+
+
+def test_a_server_that_ends_answers_the_batch_under_way_and_refuses_the_next(served: Served) -> None:
+    from ledgerlake.commands.model import CommandResult
+    from ledgerlake.domain.commands import ProcessPayment
+    from ledgerlake.web.lanes import Writing
+
+    started, go = threading.Event(), threading.Event()
+
+    class Held:
+        def dispatch_batch(self, commands: Any) -> Any:
+            started.set()
+            assert go.wait(120)
+            return served.ledger.commands.dispatch_batch(commands)
+
+    def one() -> ProcessPayment:
+        key = f"end-{uuid.uuid4().hex}"
+        at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        return ProcessPayment(payment_id=key, **{**command(0, "acme"), "command_id": key, "occurred_at": at})
+
+    async def end() -> list[Any]:
+        bus: Any = Held
+        writing = Writing(bus, 1, served.ledger.db.client)
+        asked = [asyncio.create_task(writing.dispatch(one())) for _ in range(3)]
+        assert await asyncio.to_thread(started.wait, 120)
+        closing = asyncio.create_task(asyncio.to_thread(writing.close))
+        while not writing._pool._shutdown:
+            await asyncio.sleep(0.01)
+        go.set()
+        await closing
+        asked.append(asyncio.create_task(writing.dispatch(one())))
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 120)
+
+    first, *others = asyncio.run(end())
+    assert isinstance(first, CommandResult)
+    assert [each.status for each in others] == [503, 503, 503]
+
+
+def test_made_up_methods_are_counted_as_one_and_no_range_is_answered_to_head(served: Served) -> None:
+    with served.client("operator") as client:
+        for method in ("PROPFIND", "MKCOL", "REPORT"):
+            assert client.request(method, "/healthz").status_code == 405
+        text = client.get("/metrics").text
+        assert 'method="other"' in text
+        assert "PROPFIND" not in text
+    with served.client("finance") as client:
+        path = "/api/v1/reports/2011-11/current/summary.parquet"
+        head = client.head(path, headers={"Range": "bytes=0-9"})
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(client.get(path).content)))
+
+
+def test_a_server_that_is_full_is_still_alive(served: Served) -> None:
+    with serving(served.settings) as (address, server), as_(address, served.tokens["finance"]) as client:
+        app: Any = server.config.app
+        app.state.service.metrics.under_way += MAX_UNDER_WAY
+        assert client.get("/api/v1/payments").status_code == 429
+        assert [client.get(each).status_code for each in ("/healthz", "/readyz")] == [200, 200]
+
+
 def test_a_token_may_send_so_many_requests_and_no_more(served: Served) -> None:
     with serving(replace(served.settings, web_rate=1)) as (address, _):
         with as_(address, served.tokens["finance"]) as client:
@@ -338,6 +436,32 @@ def test_metrics_and_status_tell_how_far_everything_is(served: Served) -> None:
     assert 'ledgerlake_lag_events{part="payment_statistics"}' in values
 
 
+def resolved(described: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    found: Any = described
+    if "$ref" not in schema:
+        return schema
+    for part in schema["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    return dict(found)
+
+
+def test_the_description_refers_to_nothing_that_it_lacks(served: Served) -> None:
+    with served.client("operator") as client:
+        described = client.get("/api/v1/openapi.json").json()
+
+    def walk(node: Any) -> int:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                assert resolved(described, node), node
+                return 1
+            return sum(map(walk, node.values()))
+        return sum(map(walk, node)) if isinstance(node, list) else 0
+
+    assert walk(described) > 50
+    with pytest.raises(KeyError):
+        resolved(described, {"$ref": "#/components/schemas/Nothing"})
+
+
 def test_the_description_is_complete_with_an_example_for_each_answer(served: Served) -> None:
     with served.client("operator") as client:
         described = client.get("/api/v1/openapi.json").json()
@@ -349,8 +473,12 @@ def test_the_description_is_complete_with_an_example_for_each_answer(served: Ser
             for status, answer in operation["responses"].items():
                 content = answer.get("content", {})
                 if status in ("200", "201") and JSON in content:
-                    schema = json.dumps(described["components"]["schemas"])
-                    has = "example" in content[JSON] or '"examples"' in schema
-                    assert has, f"{method} {path} {status}"
+                    schema = resolved(described, content[JSON]["schema"])
+                    if schema.get("format") == "binary":
+                        continue  # a file
+                    assert "example" in content[JSON] or "examples" in schema, f"{method} {path} {status}"
+                elif status >= "400":
+                    schema = resolved(described, content[PROBLEM]["schema"])
+                    assert {"type", "status", "code", "errors"} <= schema["properties"].keys()
             for parameter in operation.get("parameters", ()):
                 assert parameter["schema"], path

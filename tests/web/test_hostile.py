@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.web.conftest import Served
 
@@ -56,7 +57,16 @@ NUMBERS = [
     "1_000",
 ]
 RAW_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5_000, "12.30", "true", "null"]
-DATES = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-02-30T00:00:00Z", "2026-03-01", "1e9", "now"]
+EDGES = ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"]
+DATES = [
+    *EDGES,
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59Z",
+    "2026-02-30T00:00:00Z",
+    "2026-03-01",
+    "1e9",
+    "now",
+]
 FIELDS = ["payment_id", "amount", "currency", "occurred_at", "user_id", "reason", "correlation_id"]
 COMMANDS = ["process", "fail", "refund"]
 CALLERS = ["service", "finance"]
@@ -257,3 +267,11 @@ def test_negative_control_what_is_written_or_opened_elsewhere_would_be_seen(serv
         Path("/etc/passwd").read_bytes()
     assert stored(served) != before
     assert outside(served, paths) == ["/etc/passwd"]
+
+
+@pytest.mark.parametrize("instant", [*EDGES, "2026-02-30T00:00:00Z", "now"])
+@pytest.mark.parametrize("asked", ["payments/acme-1?at", "payments?start", "payments?end"])
+def test_an_instant_beyond_the_calendar_is_told_no(served: Served, asked: str, instant: str) -> None:
+    path, _, name = asked.partition("?")
+    with served.client("finance") as client:
+        assert client.get(f"/api/v1/{path}", params={name: instant}).status_code in (404, 422)

@@ -66,7 +66,7 @@ class _Alerts:
         self._thread = threading.Thread(target=self._watch, name="alerts", daemon=True)
 
     def _watch(self) -> None:
-        from ledgerlake.alerts import LOOK_SECONDS, Alarm, channels, failing_part, look_at
+        from ledgerlake.alerts import LOOK_SECONDS, Alarm, channels, failing_parts, look_at
 
         settings = self._ledger.settings
         alarm = Alarm(channels(settings.alert_webhook, settings.database))
@@ -76,9 +76,8 @@ class _Alerts:
                 # Before the checkpoints: what has stopped says so there before it is known to fail.
                 failing = list(self._runner.failing)
                 wrong, complete = look_at(self._ledger) if self._whole else ([], True)
-                # It is told once; and while the ledger is away, everything fails.
-                told = {alert.key.partition("/")[2] for alert in wrong}
-                wrong += [failing_part(name) for name in failing if complete and name not in told]
+                # While the ledger is away, everything fails.
+                wrong += failing_parts(failing, wrong) if complete else []
                 alarm.look(wrong, complete=complete)
             except Exception:  # a service goes on, and says so
                 if self._runner.wait(0):

@@ -85,16 +85,23 @@ class AuditResult:
 
 @dataclass(frozen=True, slots=True)
 class GetAudit:
-    """Who did what to a payment, when and why, and what it came to: its events and the refused commands."""
+    """Who did what to a payment, when and why, and what it came to: its events and the refused commands.
+
+    Of refused commands those of the `organizations`; None: of all, and those that name none.
+    """
 
     payment_id: str
+    organizations: frozenset[str] | None = None
 
     def answer_from(self, log: EventReader, db: Db) -> AuditResult:
         """Raises PaymentNotFound where no event and no refused command names the payment; QueryError."""
         payment_id = text("payment_id", self.payment_id)
         head = log.head()
         events = [event for event in log.read_stream(payment_id) if event.position <= head]
-        refusals = [_refused(found) for found in db[REJECTIONS].find(_rejections_of(payment_id))]
+        wanted = _rejections_of(payment_id)
+        if self.organizations is not None:
+            wanted["organizationId"] = {"$in": sorted(self.organizations)}
+        refusals = [_refused(found) for found in db[REJECTIONS].find(wanted)]
         if not events and not refusals:
             raise unknown(payment_id)
         steps = _in_order(_recorded(of_payment(payment_id, events)), refusals)

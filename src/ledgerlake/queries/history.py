@@ -158,7 +158,10 @@ def _number(name: str, value: object, least: int) -> int:
 def _instant(value: object) -> datetime:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise QueryError(f"instant is a datetime with a time zone, not {value!r}.")
-    instant = value.astimezone(UTC)
+    try:
+        instant = value.astimezone(UTC)
+    except OverflowError:  # of the first or the last day that there is
+        raise QueryError(f"instant is {value.isoformat()}, which is no time in UTC.") from None
     if instant > datetime.now(UTC):
         raise QueryError(f"{instant.isoformat()} is still to come: nobody knows what the ledger will know.")
     return instant

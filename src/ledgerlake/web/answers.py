@@ -169,7 +169,7 @@ class Answers:
         Raises:
             Problem: 404 there is none, or it is of an organization that the principal does not see.
         """
-        found = await self.ask(GetAudit(payment_id), principal)
+        found = await self.ask(GetAudit(payment_id, principal.organizations), principal)
         if principal.organizations is None:
             return found
         owners = {step.organization_id for step in found.steps if step.refused is None}

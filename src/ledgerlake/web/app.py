@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ledgerlake.settings import Settings
 from ledgerlake.web import errors, pages
 from ledgerlake.web.api import commands, operations, queries, reports
+from ledgerlake.web.api.described import with_problems
 from ledgerlake.web.envelope import Envelope
 from ledgerlake.web.service import Service
 
@@ -47,4 +48,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Not included: what is in an included router is matched twice. Those that are asked most come first.
         app.router.routes.extend(router.routes)
     app.include_router(pages.router)
+    with_problems(app)
     return app

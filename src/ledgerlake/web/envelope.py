@@ -42,6 +42,8 @@ _DEFAULTS: Final = (
     (b"content-security-policy", _POLICY.encode()),
     (b"cache-control", b"no-store"),
 )
+# Whoever looks after a server that is busy must not take it for one that is dead.
+_ALWAYS: Final = frozenset({"/healthz", "/readyz"})
 _METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -71,7 +73,7 @@ class Envelope:
         metrics = scope["app"].state.service.metrics
         metrics.under_way += 1
         try:
-            if metrics.under_way > MAX_UNDER_WAY:
+            if metrics.under_way > MAX_UNDER_WAY and scope["path"] not in _ALWAYS:
                 raise busy("too_busy", "The server has more requests under way than it takes on.")
             if scope["method"] in _METHODS_WITH_BODY:
                 receive = await _whole_body(scope, receive)

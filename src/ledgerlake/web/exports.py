@@ -21,6 +21,8 @@ from ledgerlake.reports.manifest import TABLES, Json, Manifest, file_facts, gene
 _FACTS: Final = "files.json"
 _MOST_BYTES: Final = 2 << 30
 _PATIENCE_SECONDS: Final = 30.0
+# Each holds a thread of those that also look tokens up.
+_MOST_ASKING: Final = 4
 _LONGEST_SECONDS: Final = 24 * 3600
 _FORMAT_OF: Final = {name: kind for kind, names in FILES_OF.items() for name in names}
 
@@ -30,7 +32,7 @@ class ReportReplaced(LedgerLakeError):
 
 
 class ExportsBusy(LedgerLakeError):
-    """Others are having files made, and have been for long."""
+    """Others are having files made: many, or for long."""
 
 
 class Exports:
@@ -40,6 +42,7 @@ class Exports:
         self._root = root
         self._most_bytes = most_bytes
         self._making = threading.Lock()
+        self._asking = threading.BoundedSemaphore(_MOST_ASKING)
 
     def facts(self, manifest: Manifest, name: str) -> Json | None:
         """Size ("bytes") and "sha256" of a file if it is there; None: it would have to be made."""
@@ -50,19 +53,24 @@ class Exports:
 
         Raises:
             ReportReplaced: the folder holds another report than the manifest's.
-            ExportsBusy: one file is made at a time, and others came first.
+            ExportsBusy: one file is made at a time, a few wait for it, and others came first.
             ReportError, CorruptFileError: the report's Parquet files are damaged.
         """
         folder = self._folder(manifest, name)
         facts = _facts(folder, name)
         if facts is None:
-            # One at a time: a large report takes a core and much memory.
-            if not self._making.acquire(timeout=_PATIENCE_SECONDS):
-                raise ExportsBusy("Others are having files made.", "Try again in a minute.")
+            if not self._asking.acquire(blocking=False):
+                raise _busy()
             try:
-                facts = _facts(folder, name) or self._make(report, manifest, name)
+                # One at a time: a large report takes a core and much memory.
+                if not self._making.acquire(timeout=_PATIENCE_SECONDS):
+                    raise _busy()
+                try:
+                    facts = _facts(folder, name) or self._make(report, manifest, name)
+                finally:
+                    self._making.release()
             finally:
-                self._making.release()
+                self._asking.release()
         with contextlib.suppress(FileNotFoundError):  # removed by another process: it is asked for again
             os.utime(folder)
         return folder / name, facts
@@ -109,6 +117,10 @@ class Exports:
                 return
             shutil.rmtree(each, ignore_errors=True)
             del sizes[each]
+
+
+def _busy() -> ExportsBusy:
+    return ExportsBusy("Others are having files made.", "Try again in a minute.")
 
 
 def _take(source: Path, target: Path) -> None:

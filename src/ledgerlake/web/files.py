@@ -58,10 +58,10 @@ def _answer(request: Request, file: ShelfFile, name: str, descriptor: int, servi
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
         "Content-Disposition": f'attachment; filename="{re.sub(r"[^A-Za-z0-9._-]", "-", name)}"',
     }
-    if _matches(request.headers.get("if-none-match"), tag):
+    if matches(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
     first, end, status = 0, file.size, 200
-    if request.headers.get("if-range", tag) == tag:
+    if request.method == "GET" and request.headers.get("if-range", tag) == tag:
         found = _range(request.headers.get("range"), file.size)
         if found is not None:
             (first, end), status = found, 206
@@ -146,7 +146,8 @@ class _Hashes:
 _hashes: Final = _Hashes()
 
 
-def _matches(given: str | None, tag: str) -> bool:
+def matches(given: str | None, tag: str) -> bool:
+    """Whether If-None-Match names the tag: one, or one of several, weak or not, or *."""
     if given is None:
         return False
     tags = [each.strip().removeprefix("W/") for each in given.split(",")]

@@ -114,12 +114,17 @@ class Writing:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._largest))]
         commands = [command for command, _ in batch]
         loop = asyncio.get_running_loop()
-        sent = loop.run_in_executor(self._pool, _carry_out, self._bus, commands)
+        try:
+            sent = loop.run_in_executor(self._pool, _carry_out, self._bus, commands)
+        except RuntimeError:  # `close` was called: nothing more is carried out
+            self._sent = False
+            self._refuse([*batch, *self._waiting])
+            self._waiting.clear()
+            return
         sent.add_done_callback(partial(self._settle, batch))
 
     def _settle(self, batch: Sequence[_Waiting], sent: asyncio.Future[list[_Outcome]]) -> None:
         self._sent = False
-        self._send()
         for (_, future), outcome in zip(batch, sent.result(), strict=True):
             if future.done():
                 continue
@@ -127,9 +132,16 @@ class Writing:
                 future.set_result(outcome)
             else:
                 future.set_exception(outcome)
+        self._send()
+
+    @staticmethod
+    def _refuse(waiting: Sequence[_Waiting]) -> None:
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(unavailable("The server ends, and has not carried this out."))
 
     def close(self) -> None:
-        """Finish what is under way."""
+        """Finish the batch that is under way; what waits behind it is told 503."""
         self._pool.shutdown()
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+# Others are counted as one: anybody can make up as many as they like.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -22,7 +24,7 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request is answered; `route` is the path with the names of its parameters."""
-        self._requests[method, route, status] += 1
+        self._requests[method if method in _METHODS else "other", route, status] += 1
         counts = self._seconds.get(route)
         if counts is None:
             counts = self._seconds[route] = [0.0] * (len(_BUCKETS) + 2)

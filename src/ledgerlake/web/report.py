@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ledgerlake.reports.formats.totals import CurrencyTotals
 
-State: TypeAlias = Literal["open", "closed", "corrected"]
+State: TypeAlias = Literal["open", "closed", "corrected", "damaged"]
 
 _SUMS: Final = ("count", "gross_minor", "refunds", "refunded_minor", "net_minor", "failures", "failed_minor")
 
@@ -148,11 +149,21 @@ class Report:
         return self._columns([*names, "category"]).filter(pl.col("category") == "correction")
 
     def _columns(self, names: Sequence[str]) -> pl.DataFrame:
-        """Columns of the lines, through one handle: a draft may be written anew meanwhile."""
+        """Columns of the lines, through one handle: a draft may be written anew meanwhile.
+
+        Raises:
+            ReportReplaced: they are not those of the manifest.
+        """
         import polars as pl
 
         try:
             with (self.folder / TABLES[0]).open("rb") as opened:
+                if (
+                    hashlib.file_digest(opened, "sha256").hexdigest()
+                    != self.manifest.files[TABLES[0]]["sha256"]
+                ):
+                    raise ReportReplaced(f"{self.folder} is not what its manifest says.", "Ask again.")
+                opened.seek(0)
                 lines = pq.ParquetFile(opened).read(columns=list(names))
         except FileNotFoundError:
             raise ReportReplaced(f"{self.folder} is gone.", "Ask again.") from None
@@ -164,8 +175,8 @@ class Month:
     """A month of an organization as it stands.
 
     `closed` is the close that holds, None of an open month; `corrected` is a closed month of which movements
-    came `late`. `report` is None where its files are still to be written. `history` are the closes and
-    reopenings, in order.
+    came `late`; of a `damaged` one files are not as they were written. `report` is None where its files are
+    still to be written, or its manifest is damaged. `history` are the closes and reopenings, in order.
     """
 
     period: str

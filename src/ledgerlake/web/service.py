@@ -15,10 +15,11 @@ from ledgerlake.settings import Settings
 from ledgerlake.web import lanes
 from ledgerlake.web.access import TokenDirectory
 from ledgerlake.web.answers import Answers
+from ledgerlake.web.exports import ReportReplaced
 from ledgerlake.web.limits import Limits
 from ledgerlake.web.metrics import Metrics
 from ledgerlake.web.sessions import COOKIE, Sessions
-from ledgerlake.web.shelf import Shelf
+from ledgerlake.web.shelf import TRIES, Shelf
 from ledgerlake.web.tokens import AccessTokens
 
 R = TypeVar("R")
@@ -72,6 +73,16 @@ class Service:
     async def run(self, function: Callable[..., R], *args: Any) -> R:
         """Call what blocks on a thread, for reading; raises as `lanes.Reading.run` does."""
         return await self._reading.run(function, *args)
+
+    async def look(self, function: Callable[..., R], *args: Any) -> R:
+        """`run`, and again where a report is written anew meanwhile: then there is another one."""
+        for left in reversed(range(TRIES)):
+            try:
+                return await self.run(function, *args)
+            except ReportReplaced:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
 
     async def dispatch(self, command: PaymentCommand) -> CommandResult:
         """Send a command through the bus; raises as `lanes.Writing.dispatch` does."""

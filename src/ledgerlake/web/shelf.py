@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.reports.books import Books, Entry
+from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.formats import FILES_OF, FORMATS
 from ledgerlake.reports.manifest import MANIFEST, Json, Manifest, file_facts, read_manifest
 from ledgerlake.reports.refresh import read_checkpoint, usable
@@ -54,6 +55,8 @@ FILES: Final = {
 }
 """Every file that a report can be asked for, with its format."""
 _MOST_REMEMBERED: Final = 4_096
+TRIES: Final = 5
+"""How often a report is looked at that is written anew meanwhile."""
 
 
 class NoReport(LedgerLakeError):
@@ -118,28 +121,53 @@ class Shelf:
     def months(self, organization: str) -> list[Month]:
         """An organization's months that have a report, or are to have one, the last one first.
 
-        Raises:
-            ReportError: a manifest was changed since it was written.
+        One whose report is damaged is there without it, and what it would tell of others is not known.
         """
+        for left in reversed(range(TRIES)):
+            try:
+                return self._months(organization, last_try=not left)
+            except ReportReplaced:
+                pass  # a draft, between its manifest and its lines
+        raise AssertionError("unreachable")
+
+    def _months(self, organization: str, last_try: bool) -> list[Month]:
+        damaged: set[str] = set()
+
+        def look(period: str, edition: str) -> Report | None:
+            try:
+                return self._report(organization, period, edition)
+            except ReportError:
+                damaged.add(period)
+                return None
+
         books = self._books()
         closed = {entry.period: entry for entry in books.closed()}
         folder = slug(organization)
         drafts = {
             period for period, names in read_checkpoint(self._out).months.items() if folder in names
         } - closed.keys()
-        reports = {period: self._report(organization, period, DRAFT) for period in drafts}
+        reports = {period: look(period, DRAFT) for period in drafts}
         missing = set()
         for period, entry in closed.items():
-            if (found := self._report(organization, period, f"revision-{entry.revision}")) is not None:
+            found = look(period, f"revision-{entry.revision}")
+            if found is not None or period in damaged:
                 reports[period] = found
             elif not (self._out / entry.folder).is_dir():
                 missing.add(period)
         # One that was reopened has no draft before the next refresh.
         reopened = {e for e in books.entries if e.period not in closed and e.period not in reports}
         missing |= {e.period for e in reopened if (self._out / e.folder / folder).is_dir()}
-        late = self._late_of(report for report in reports.values() if report is not None)
+        present = [report for report in reports.values() if report is not None]
+        late = self._late_of(present, None if not last_try else damaged)
         return [
-            _month(period, closed.get(period), reports.get(period), late.get(period, ()), books)
+            _month(
+                period,
+                closed.get(period),
+                reports.get(period),
+                late.get(period, ()),
+                books,
+                period in damaged,
+            )
             for period in sorted({*reports, *missing}, reverse=True)
         ]
 
@@ -165,7 +193,8 @@ class Shelf:
         """
         month = self.month(organization, period)
         if edition is None or edition == month.edition:
-            found = month.report
+            damaged = month.state == "damaged"
+            found = self._report(organization, period, month.edition) if damaged else month.report
         elif edition in {f"revision-{entry.revision}" for entry in month.history}:
             found = self._report(organization, period, edition)
         else:
@@ -220,12 +249,20 @@ class Shelf:
             return None
         return Report(organization, period, edition, folder, manifest)
 
-    def _late_of(self, reports: Iterable[Report]) -> dict[str, tuple[Late, ...]]:
+    def _late_of(self, reports: Iterable[Report], damaged: set[str] | None) -> dict[str, tuple[Late, ...]]:
+        """What came late of each month. Lines that are not their manifest's are `damaged`; None: replaced."""
         found: dict[str, list[Late]] = {}
         for report in sorted(reports, key=lambda each: each.period):
             if report.corrections:
                 # By the manifest: it is replaced after the lines that it tells of.
-                for period, late in self._late.of(report.folder / MANIFEST, report.late):
+                try:
+                    told = self._late.of(report.folder / MANIFEST, report.late)
+                except ReportReplaced:
+                    if damaged is None:
+                        raise
+                    damaged.add(report.period)
+                    continue
+                for period, late in told:
                     found.setdefault(period, []).append(late)
         return {period: tuple(late) for period, late in found.items()}
 
@@ -238,9 +275,16 @@ def _facts(path: Path) -> Json:
 
 
 def _month(
-    period: str, closed: Entry | None, report: Report | None, late: tuple[Late, ...], books: Books
+    period: str,
+    closed: Entry | None,
+    report: Report | None,
+    late: tuple[Late, ...],
+    books: Books,
+    damaged: bool,
 ) -> Month:
     state: State = "open" if closed is None else "corrected" if late else "closed"
+    if damaged:
+        state = "damaged"
     history = tuple(entry for entry in books.entries if entry.period == period)
     return Month(period, state, closed, report, late, history)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from fastapi import FastAPI
+
 from ledgerlake.web.problems import MEDIA_TYPE, ProblemDetails
 
 _WHY: Final = {
@@ -21,9 +23,24 @@ _WHY: Final = {
     500: "The server has failed",
     503: "The database is away, or not that far yet: try again after Retry-After seconds",
 }
+_SCHEMAS: Final = "#/components/schemas/"
 _RETRY_AFTER: Final = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}}
 _CHALLENGE: Final = {"WWW-Authenticate": {"schema": {"type": "string"}}}
 _HEADERS: Final = {401: _CHALLENGE, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
+
+
+def with_problems(app: FastAPI) -> None:
+    """Have the description of the application hold the schemas that `problems` refers to."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = describe()
+        schema = ProblemDetails.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+        schemas = described.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update({**schema.pop("$defs"), ProblemDetails.__name__: schema})
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -31,7 +48,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": _WHY[status],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}}},
+            "content": {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}{ProblemDetails.__name__}"}}},
             **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
         }
         for status in statuses

@@ -87,10 +87,12 @@ def _answer(example: Any) -> dict[str, Any]:
     return {"content": {"application/json": {"example": example}}}
 
 
-STATISTICS: Final = _answer(
-    {"rows": [_ROW], "payment_states": [_STATE], "as_of": _AS_OF, "states_as_of": _AS_OF}
-)
-TRENDS: Final = _answer({"rows": [_TREND], "as_of": _AS_OF})
+TAG: Final = {"ETag": {"schema": {"type": "string"}, "description": "Another one for another answer"}}
+STATISTICS: Final = {
+    **_answer({"rows": [_ROW], "payment_states": [_STATE], "as_of": _AS_OF, "states_as_of": _AS_OF}),
+    "headers": TAG,
+}
+TRENDS: Final = {**_answer({"rows": [_TREND], "as_of": _AS_OF}), "headers": TAG}
 PAYMENT: Final = _answer({"payment": _PAYMENT, "as_of": _AS_OF})
 PAYMENTS: Final = _answer({"payments": [_PAYMENT], "next_cursor": None, "as_of": _AS_OF})
 AUDIT: Final = _answer({"payment_id": "P-1001", "steps": [_STEP], "as_of": _AS_OF})

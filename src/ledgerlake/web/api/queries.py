@@ -30,6 +30,7 @@ from ledgerlake.web.api import examples
 from ledgerlake.web.api.described import problems
 from ledgerlake.web.api.fields import ANY_ID, OrganizationQuery, WaitFor, only_known, query_of
 from ledgerlake.web.api.lean import Lean, parameters_of
+from ledgerlake.web.files import matches
 from ledgerlake.web.problems import Problem
 from ledgerlake.web.service import Service
 
@@ -51,6 +52,10 @@ PaymentId = Annotated[
 ]
 _MOST_ROWS: Final = 50_000
 _NO: Final = problems(401, 403, 404, 422, 429, 500, 503)
+_FIGURES: Final[dict[int | str, dict[str, Any]]] = {
+    304: {"description": "Its caller has it already: If-None-Match names its ETag", "headers": examples.TAG},
+    **problems(401, 403, 422, 429, 500, 503),
+}
 
 
 class _Interval(BaseModel):
@@ -86,7 +91,7 @@ _EVERYTHING: Final = _Interval()  # type: ignore[call-arg]
 @figures.get(
     "/statistics",
     response_model=StatisticsResult,
-    responses={200: examples.STATISTICS, **problems(401, 403, 422, 429, 500, 503)},
+    responses={200: examples.STATISTICS, **_FIGURES},
     openapi_extra=parameters_of(_Interval),
 )
 async def statistics(request: Request, principal: Analyst) -> Response:
@@ -101,7 +106,7 @@ async def statistics(request: Request, principal: Analyst) -> Response:
 @figures.get(
     "/trends",
     response_model=TrendsResult,
-    responses={200: examples.TRENDS, **problems(401, 403, 422, 429, 500, 503)},
+    responses={200: examples.TRENDS, **_FIGURES},
     openapi_extra=parameters_of(_Trends),
 )
 async def trends(request: Request, principal: Analyst) -> Response:
@@ -204,7 +209,7 @@ def _json(answer: Any) -> Response:
 
 def _figures(request: Request, found: Rendered) -> Response:
     headers = {"ETag": found.tag, "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == found.tag:
+    if matches(request.headers.get("if-none-match"), found.tag):
         return Response(status_code=304, headers=headers)
     return Response(found.body, headers=headers, media_type="application/json")
 

@@ -18,7 +18,7 @@ from ledgerlake.web.api.fields import OrganizationQuery, only_known
 from ledgerlake.web.exports import ReportReplaced
 from ledgerlake.web.files import file_response
 from ledgerlake.web.service import Service
-from ledgerlake.web.shelf import FILES, MEDIA_TYPES, Month, Report, Shelf
+from ledgerlake.web.shelf import FILES, MEDIA_TYPES, TRIES, Month, Report, Shelf
 
 router = APIRouter(prefix="/api/v1/reports", tags=["reports"], dependencies=[Depends(only_known)])
 
@@ -43,7 +43,6 @@ FileName = Annotated[
     ),
 ]
 _NO: Final = problems(401, 403, 404, 422, 429, 500, 503)
-_TRIES: Final = 5
 
 
 class CurrencySums(BaseModel):
@@ -83,7 +82,9 @@ class MonthSummary(BaseModel):
     """A month of an organization as it stands."""
 
     period: str
-    state: str = Field(description="open, closed, or corrected: closed, and movements came late")
+    state: str = Field(
+        description="open, closed, corrected: closed, and movements came late; or damaged: not as written"
+    )
     edition: str | None = Field(description="The report that holds now; null while its files are written")
     position: int | None = Field(description="Every event up to it is in the report")
     lines: int | None
@@ -206,7 +207,7 @@ async def report(
     """One report: a month's present one, its draft, or a revision of it."""
     service: Service = request.app.state.service
     wanted = principal.organization(organization)
-    return _json(await service.run(_report, service.shelf, wanted, period, _edition(edition)))
+    return _json(await service.look(_report, service.shelf, wanted, period, _edition(edition)))
 
 
 @router.api_route(
@@ -233,7 +234,7 @@ async def report_file(
     """A file of a report, whole or a range of bytes. ETag and Repr-Digest are its SHA-256."""
     service: Service = request.app.state.service
     wanted = principal.organization(organization)
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(TRIES)):
         try:
             found = await service.run(_file, service.shelf, wanted, period, _edition(edition), name)
             return await file_response(request, found)

@@ -62,7 +62,7 @@ async def chart(
     """A chart's data and layout as JSON."""
     service: Service = request.app.state.service
     organization = await visible.organization(request, principal, name)
-    text = await service.run(_json, service, organization, period, edition, chart, theme, narrow)
+    text = await service.look(_json, service, organization, period, edition, chart, theme, narrow)
     return Response(text, media_type="application/json")
 
 

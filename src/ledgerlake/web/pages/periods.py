@@ -17,14 +17,13 @@ from ledgerlake.web.files import file_response
 from ledgerlake.web.pages import charts, visible
 from ledgerlake.web.pages.rendering import render
 from ledgerlake.web.service import Service
-from ledgerlake.web.shelf import FileFacts, Freshness, Month, Report, ShelfFile
+from ledgerlake.web.shelf import TRIES, FileFacts, Freshness, Month, Report, ShelfFile
 
 router = APIRouter()
 
 Signed = Annotated[Principal, Depends(Allowed("reports"))]
 
 _MOST_CORRECTIONS: Final = 50
-_TRIES: Final = 5
 _CATEGORIES: Final = {
     "charge": "Charges",
     "refund": "Refunds",
@@ -80,7 +79,7 @@ async def period(
     """A month's present report, or an edition of it: draft, revision-1."""
     service: Service = request.app.state.service
     organization = await visible.organization(request, principal, name)
-    view = await service.run(_view, service, organization, period, edition)
+    view = await service.look(_view, service, organization, period, edition)
     return render(
         request,
         "period.html",
@@ -108,7 +107,7 @@ async def file(
         return service.shelf.file(service.shelf.report(organization, period, edition), file)
 
     # A draft may be written anew between the look and the reading: then there is another one.
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(TRIES)):
         try:
             found = await service.run(look)
             return await file_response(request, found, f"{name}-{period}-{edition}-{found.name}")
@@ -121,7 +120,7 @@ async def file(
 def _view(service: Service, organization: str, period: str, edition: str | None) -> _View:
     shelf = service.shelf
     month = shelf.month(organization, period)
-    if edition is None and month.report is None:
+    if edition is None and month.report is None and month.state != "damaged":
         return _View(month, None, shelf.freshness(), [], [], [], [])
     report = shelf.report(organization, period, edition)
     daily = report.daily()
