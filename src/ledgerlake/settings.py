@@ -209,43 +209,49 @@ def _home(environ: Mapping[str, str]) -> Path:
         ) from error
 
 
-def _mongodb_uri(environ: Mapping[str, str], variable: str) -> str | None:
-    uri = environ.get(variable)
-    if not uri:
+def _address(
+    environ: Mapping[str, str], variable: str, schemes: tuple[str, ...], what: str, remedy: str
+) -> str | None:
+    """The variable's address, which starts with one of the schemes; None where it is unset or empty."""
+    address = environ.get(variable)
+    if not address:
         return None
-    if not uri.startswith(("mongodb://", "mongodb+srv://")):
-        raise SettingsError(
-            f"{variable}={redacted(uri)!r} is not a MongoDB address.",
-            "It must start with mongodb:// or mongodb+srv://, such as mongodb://host:27017/?replicaSet=rs0; "
-            "leave it unset to use the embedded server.",
-        )
-    return uri
+    if not address.startswith(schemes):
+        raise SettingsError(f"{variable}={redacted(address)!r} is not {what}.", remedy)
+    return address
+
+
+def _mongodb_uri(environ: Mapping[str, str], variable: str) -> str | None:
+    return _address(
+        environ,
+        variable,
+        ("mongodb://", "mongodb+srv://"),
+        "a MongoDB address",
+        "It must start with mongodb:// or mongodb+srv://, such as mongodb://host:27017/?replicaSet=rs0; "
+        "leave it unset to use the embedded server.",
+    )
 
 
 def _redis_url(environ: Mapping[str, str]) -> str | None:
-    url = environ.get("LEDGERLAKE_REDIS_URL")
-    if not url:
-        return None
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise SettingsError(
-            f"LEDGERLAKE_REDIS_URL={redacted(url)!r} is not an address of a Redis.",
-            "It must start with redis://, rediss:// or unix://, such as redis://host:6379/0; "
-            "leave it unset to keep answers in memory only.",
-        )
-    return url
+    return _address(
+        environ,
+        "LEDGERLAKE_REDIS_URL",
+        ("redis://", "rediss://", "unix://"),
+        "an address of a Redis",
+        "It must start with redis://, rediss:// or unix://, such as redis://host:6379/0; "
+        "leave it unset to keep answers in memory only.",
+    )
 
 
 def _postgres_url(environ: Mapping[str, str]) -> str | None:
-    url = environ.get("LEDGERLAKE_DAGSTER_POSTGRES")
-    if not url:
-        return None
-    if not url.startswith("postgresql://"):
-        raise SettingsError(
-            f"LEDGERLAKE_DAGSTER_POSTGRES={redacted(url)!r} is not an address of a PostgreSQL.",
-            "It must start with postgresql://, such as postgresql://user:password@host:5432/dagster; "
-            "leave it unset to keep Dagster's history in files.",
-        )
-    return url
+    return _address(
+        environ,
+        "LEDGERLAKE_DAGSTER_POSTGRES",
+        ("postgresql://",),
+        "an address of a PostgreSQL",
+        "It must start with postgresql://, such as postgresql://user:password@host:5432/dagster; "
+        "leave it unset to keep Dagster's history in files.",
+    )
 
 
 def _webhook(environ: Mapping[str, str]) -> str | None:
