@@ -65,11 +65,7 @@ def anomalies(trends: Frame, measure: Measure = "gross", known_until: datetime |
         theme.shade_unfinished(figure, row, series.periods, "day", known_until)
     theme.time_axis(figure, len(shown), "day", shown[0].periods)
     if any(each.unusual() for each in found):
-        # The legend names the mark also when the first panel has none.
-        figure.add_scatter(
-            x=[None], y=[None], name="unusual", mode="markers", legendgroup="unusual",
-            marker={"color": theme.UNUSUAL, "size": 10, "symbol": "diamond"}, row=1, col=1,
-        )  # fmt: skip
+        theme.name_unusual(figure, "unusual")
     return figure
 
 

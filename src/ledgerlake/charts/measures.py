@@ -20,6 +20,8 @@ from ledgerlake.errors import LedgerLakeError
 
 Frame = pl.DataFrame | pl.LazyFrame
 Granularity = Literal["day", "week", "month"]
+WINDOW: dict[Granularity, int] = {"day": 7, "week": 4, "month": 3}
+"""How many periods a chart looks back over, to smooth what single ones say."""
 Measure = Literal["gross", "refunds", "completed", "failed", "refunded"]
 """What of a CurrencySeries to look at: gross and refunds are amounts, the others numbers of events."""
 

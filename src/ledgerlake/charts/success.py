@@ -13,6 +13,7 @@ import polars as pl
 
 from ledgerlake.charts import theme
 from ledgerlake.charts.measures import (
+    WINDOW,
     Frame,
     Granularity,
     busiest_first,
@@ -25,7 +26,6 @@ from ledgerlake.charts.measures import (
 SUCCESS_COLUMNS = ("currency", "unreferenced", "completed_at", "first_at")
 """Columns of a payments frame (Lake.payments gives one) that success_by_payment needs: a row per payment."""
 
-_WINDOW: dict[Granularity, int] = {"day": 7, "week": 4, "month": 3}
 _EVERY: dict[Granularity, str] = {"day": "1d", "week": "1w", "month": "1mo"}
 _Z = 3.29  # 99.9 %, two-sided: over a year of a few currencies chance alone flags about one day
 _BAND_Z = 1.959964  # 95 %
@@ -155,11 +155,7 @@ def _figure(title: str, rates: list[Rate], every: Granularity, known_until: date
         theme.shade_unfinished(figure, row, rate.periods, every, known_until)
     theme.time_axis(figure, len(shown), every, shown[0].periods)
     if any_unusual:
-        # The legend names the mark also when the first panel has none.
-        figure.add_scatter(
-            x=[None], y=[None], name="lower than chance explains", mode="markers", legendgroup="unusual",
-            marker={"color": theme.UNUSUAL, "size": 10, "symbol": "diamond"}, row=1, col=1,
-        )  # fmt: skip
+        theme.name_unusual(figure, "lower than chance explains")
     return figure
 
 
@@ -180,7 +176,7 @@ def _told(good: int, tried: int, things: str) -> str:
 
 
 def _draw(figure: go.Figure, row: int, rate: Rate, every: Granularity, unusual: Sequence[int]) -> None:
-    periods, window = list(rate.periods), _WINDOW[every]
+    periods, window = list(rate.periods), WINDOW[every]
     rates = [good / tried if tried else None for good, tried in zip(rate.good, rate.tried, strict=True)]
     texts = [_told(good, tried, rate.things) for good, tried in zip(rate.good, rate.tried, strict=True)]
     sums = [

@@ -243,6 +243,14 @@ def outline(figure: go.Figure, row: int, x: Any, y: int, half_width: Any = 0.5) 
     )  # fmt: skip
 
 
+def name_unusual(figure: go.Figure, name: str) -> None:
+    """Have the legend name the diamond of what is unusual, also where the first panel has none."""
+    figure.add_scatter(
+        x=[None], y=[None], name=name, mode="markers", legendgroup="unusual",
+        marker={"color": UNUSUAL, "size": 10, "symbol": "diamond"}, row=1, col=1,
+    )  # fmt: skip
+
+
 def hover(text: Sequence[str]) -> dict[str, Any]:
     """Trace arguments that show `text` (exact figures) instead of the drawn floating-point value."""
     return {"customdata": list(text), "hovertemplate": "%{customdata}"}

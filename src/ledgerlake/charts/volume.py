@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from ledgerlake.charts import theme
 from ledgerlake.charts.measures import (
+    WINDOW,
     CurrencySeries,
     Frame,
     Granularity,
@@ -18,8 +19,6 @@ from ledgerlake.charts.measures import (
     series_by_currency,
     units,
 )
-
-_WINDOW: dict[Granularity, int] = {"day": 7, "week": 4, "month": 3}
 
 
 def volume(trends: Frame, every: Granularity = "day", known_until: datetime | None = None) -> go.Figure:
@@ -84,10 +83,10 @@ def _draw(
     )  # fmt: skip
     means = trailing_means(
         series.net,
-        _WINDOW[every],
+        WINDOW[every],
         [theme.is_finished(period, every, known_until) for period in series.periods],
     )
-    name = f"net, mean of {_WINDOW[every]} {every}s"
+    name = f"net, mean of {WINDOW[every]} {every}s"
     figure.add_scatter(
         y=[None if mean is None else float(mean) / 10**series.exponent for mean in means],
         name=name, legendgroup="mean", mode="lines", line={"color": theme.NET, "width": 2.5},
