@@ -25,6 +25,7 @@ import pytest
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect, OperationFailure
 from redis import Redis
+from redis.exceptions import RedisError
 
 from ledgerlake.application import LedgerLake
 from ledgerlake.cli.render import plain
@@ -726,6 +727,37 @@ def test_redis_may_be_killed_and_restarted_under_load(
             each.result(LONG)
     assert caplog.text.count("does not serve") == 2
     assert caplog.text.count("serves again") == 2
+
+
+def test_what_began_before_a_turn_does_not_turn_it_back(
+    database: Db, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another thread's reply of before it went away, and its failure of before it came again, come late."""
+    caplog.set_level(logging.INFO, "ledgerlake.queries.redis_cache")
+
+    def fail() -> Any:
+        raise RedisError("gone")
+
+    with shared(redis, database, pause=0.0) as answers:
+
+        def reply_of_before() -> str:
+            answers._call(fail)
+            return "reply"
+
+        def failure_of_before() -> Any:
+            answers._call(fail)
+            assert answers._call(lambda: "pong") == "pong"
+            return fail()
+
+        assert answers._call(reply_of_before) == "reply"
+        assert not answers._circuit.closed
+        assert caplog.text.count("does not serve") == 1
+        assert answers._call(lambda: "pong") == "pong"
+        assert answers._circuit.closed
+        assert caplog.text.count("serves again") == 1
+        assert answers._call(failure_of_before) is None
+        assert answers._circuit.closed
+        assert (caplog.text.count("does not serve"), caplog.text.count("serves again")) == (2, 2)
 
 
 def test_a_redis_that_hangs_is_left_alone(

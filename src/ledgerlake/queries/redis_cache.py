@@ -145,53 +145,60 @@ class RedisAnswers:
 
     def _call(self, command: Callable[[], Any]) -> Any:
         """What the command gives; None while the server does not serve."""
-        if not self._circuit.may_try():
+        if (since := self._circuit.may_try()) is None:
             return None
         try:
             found = command()
         except (RedisError, OSError) as error:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
                 return None  # it serves, but somebody has put something else in this place
-            if self._circuit.failed(error):
+            if self._circuit.failed(error, since):
                 self._redis.connection_pool.disconnect(inuse_connections=False)
             return None
-        self._circuit.worked()
+        self._circuit.worked(since)
         return found
 
 
 class _Circuit:
-    """Whether a server is asked: not for a while after it failed, then by one caller at a time."""
+    """Whether a server is asked: not for a while after it failed, then by one caller at a time.
+
+    It turns when the server fails and when it serves again. A call tells of the server as it was when the
+    call began: one that began before the last turn does not turn it back.
+    """
 
     def __init__(self, server: str, pause: float) -> None:
         self._server = server
         self._first_pause = self._pause = pause
         self._lock = threading.Lock()
         self._again_at: float | None = None  # None: it serves
+        self._turns = 0
 
     @property
     def closed(self) -> bool:
         return self._again_at is None
 
-    def may_try(self) -> bool:
+    def may_try(self) -> int | None:
+        """None while the server is left alone; else after how many turns the call begins."""
+        turns = self._turns  # read first: if it turns in between, the call counts as one of before
         if self._again_at is None:
-            return True
+            return turns
         with self._lock:
             now = time.monotonic()
-            if self._again_at is None:
-                return True
-            if now < self._again_at:
-                return False
-            # This caller tries; the others are let in once it has succeeded.
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
-            self._again_at = now + self._pause
-            return True
+            if self._again_at is not None:
+                if now < self._again_at:
+                    return None
+                # This caller tries; the others are let in once it has succeeded.
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+                self._again_at = now + self._pause
+            return self._turns
 
-    def failed(self, error: Exception) -> bool:
+    def failed(self, error: Exception, since: int) -> bool:
         """Leave the server alone. True for the first failure after it has served."""
         with self._lock:
-            first = self._again_at is None
+            first = self._again_at is None and since == self._turns
             if first:
                 self._again_at = time.monotonic() + self._pause
+                self._turns += 1
         if first:
             # Not what the error says: it may quote the address, and with it a password.
             log.warning(
@@ -201,12 +208,14 @@ class _Circuit:
             )
         return first
 
-    def worked(self) -> None:
+    def worked(self, since: int) -> None:
         if self._again_at is None:
             return
         with self._lock:
-            again = self._again_at is not None
-            self._again_at, self._pause = None, self._first_pause
+            again = self._again_at is not None and since == self._turns
+            if again:
+                self._again_at, self._pause = None, self._first_pause
+                self._turns += 1
         if again:
             log.info("The cache at %s serves again.", self._server)
 
