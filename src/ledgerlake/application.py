@@ -242,17 +242,10 @@ class LedgerLake:
 
     @cached_property
     def commands(self) -> CommandBus:
-        """The command bus with its middleware: logging, rejections, validation, correlation, retry."""
+        """The command bus with its middleware: telemetry, logging, rejections, validation."""
         from ledgerlake.commands.bus import CommandBus
-        from ledgerlake.commands.middleware import (
-            correlation_middleware,
-            logging_batches,
-            logging_middleware,
-            retry_on_conflict,
-            validation_batches,
-            validation_middleware,
-        )
-        from ledgerlake.commands.rejections import rejections_batches, rejections_middleware
+        from ledgerlake.commands.middleware import logging_batches, logging_middleware, validation_batches
+        from ledgerlake.commands.rejections import rejections_batches
         from ledgerlake.domain.commands import FailPayment, ProcessPayment, RefundPayment
 
         observing, observing_batches = [], []
@@ -261,25 +254,13 @@ class LedgerLake:
 
             observing = [telemetry_middleware(self.telemetry)]
             observing_batches = [telemetry_batches(self.telemetry)]
-        handle = self.payments.handle
+        handle = self.payments.handle_batch
         return CommandBus(
             {ProcessPayment: handle, FailPayment: handle, RefundPayment: handle},
-            [
-                *observing,
-                logging_middleware,
-                rejections_middleware(self.rejections),
-                validation_middleware,
-                correlation_middleware,
-                retry_on_conflict(),
-            ],
-            # Which corrects conflicts itself, and has events start their own conversations.
-            batches=self.payments.handle_batch,
-            batch_middleware=[
-                *observing_batches,
-                logging_batches,
-                rejections_batches(self.rejections),
-                validation_batches,
-            ],
+            [*observing, logging_middleware],
+            batch_middleware=[*observing_batches, logging_batches],
+            shared=[rejections_batches(self.rejections), validation_batches],
+            largest=self.settings.append_batch,
         )
 
     @cached_property

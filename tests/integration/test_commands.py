@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,17 +16,18 @@ from bson import Decimal128
 from pymongo.database import Database
 
 from ledgerlake.application import LedgerLake
+from ledgerlake.commands import payments
 from ledgerlake.commands.bus import CommandBus, UnknownCommand
-from ledgerlake.commands.middleware import correlation_middleware, retry_on_conflict, validation_middleware
+from ledgerlake.commands.middleware import validation_batches
 from ledgerlake.commands.model import CommandResult
 from ledgerlake.commands.payments import PaymentHandler
 from ledgerlake.domain.commands import FailPayment, PaymentCommand, ProcessPayment, RefundPayment
 from ledgerlake.domain.money import Money
 from ledgerlake.domain.payment import CommandRejected
-from ledgerlake.eventstore.expected import exact
-from ledgerlake.eventstore.model import ConcurrencyError
+from ledgerlake.eventstore.model import ConcurrencyError, EventTooLarge
 from ledgerlake.eventstore.store import EventStore
 from ledgerlake.settings import Settings
+from ledgerlake.testing.memory import InMemoryEventStore
 
 NOON = datetime(2026, 6, 1, 12, 0, 0, 123000, tzinfo=UTC)
 Db = Database[dict[str, Any]]
@@ -140,9 +141,6 @@ def test_a_batch_comes_to_what_its_commands_come_to_one_by_one(
     outcomes = ledger.commands.dispatch_batch(batch)
     told = [each.code if isinstance(each, CommandRejected) else each.duplicate for each in outcomes]
     assert told == ["unknown_payment", False, False, True, "bad_payment_id", "refund_exceeds_payment", True]
-    again = CommandBus({ProcessPayment: ledger.payments.handle, RefundPayment: ledger.payments.handle})
-    one_by_one = again.dispatch_batch([batch[3], batch[5]])
-    assert [type(each) for each in one_by_one] == [CommandResult, CommandRejected]
     kept = {each["commandId"]: each["reasonCode"] for each in ledger.db["command_rejections"].find()}
     assert kept == {"r1": "unknown_payment", "c3": "bad_payment_id", "r3": "refund_exceeds_payment"}
     ledger.commands.dispatch_batch([batch[0]])
@@ -153,7 +151,7 @@ def test_a_batch_comes_to_what_its_commands_come_to_one_by_one(
         "ProcessPayment c2 was done before",
     ]
     with pytest.raises(UnknownCommand):
-        CommandBus({FailPayment: ledger.payments.handle}).dispatch_batch([pay("z", "c9")])
+        CommandBus({FailPayment: ledger.payments.handle_batch}).dispatch_batch([pay("z", "c9")])
 
 
 @pytest.mark.parametrize(
@@ -175,10 +173,11 @@ def test_a_batch_comes_to_what_its_commands_come_to_one_by_one(
 def test_a_command_that_can_not_be_stored_is_refused_before_anything_is_read(
     command: PaymentCommand, code: str
 ) -> None:
-    def never(command: PaymentCommand) -> CommandResult:
-        raise AssertionError("the handler must not see it")
+    def handler(commands: Sequence[PaymentCommand]) -> list[CommandResult]:
+        assert commands == [], "the handler must not see it"
+        return []
 
-    bus = CommandBus({ProcessPayment: never}, [validation_middleware])
+    bus = CommandBus({ProcessPayment: handler}, shared=[validation_batches])
     with pytest.raises(CommandRejected) as rejected:
         bus.dispatch(command)
     assert rejected.value.code == code
@@ -186,48 +185,83 @@ def test_a_command_that_can_not_be_stored_is_refused_before_anything_is_read(
 
 def test_a_command_without_a_handler_is_a_clear_error() -> None:
     with pytest.raises(UnknownCommand, match="ProcessPayment"):
-        CommandBus({FailPayment: lambda command: None}).dispatch(pay("p", "c"))  # type: ignore[arg-type, return-value]
+        CommandBus({FailPayment: lambda commands: []}).dispatch(pay("p", "c"))
 
 
 def test_middleware_wraps_the_handler_first_one_outermost() -> None:
     order: list[str] = []
 
     def layer(name: str) -> Any:
-        def middleware(command: PaymentCommand, handle: Any) -> Any:
+        def middleware(given: Any, handle: Any) -> Any:
             order.append(f"{name} in")
-            result = handle(command)
+            result = handle(given)
             order.append(f"{name} out")
             return result
 
         return middleware
 
-    def handler(command: PaymentCommand) -> CommandResult:
-        order.append(f"handler {command.correlation_id}")
-        return CommandResult("c", "p", 1, 1, False)
+    def handler(commands: Sequence[PaymentCommand]) -> list[CommandResult]:
+        order.append("handler")
+        return [CommandResult("c", "p", 1, 1, False) for _ in commands]
 
-    CommandBus({ProcessPayment: handler}, [layer("a"), layer("b"), correlation_middleware]).dispatch(
-        pay("p", "c")
+    bus = CommandBus(
+        {ProcessPayment: handler},
+        [layer("a"), layer("b")],
+        batch_middleware=[layer("c"), layer("d")],
+        shared=[layer("s"), layer("t")],
     )
-    assert order == ["a in", "b in", "handler c", "b out", "a out"]
+    bus.dispatch(pay("p", "c"))
+    inside = ["s in", "t in", "handler", "t out", "s out"]
+    assert order == ["a in", "b in", *inside, "b out", "a out"]
+    order.clear()
+    bus.dispatch_batch([pay("p", "c"), pay("q", "d")])
+    assert order == ["c in", "d in", *inside, "d out", "c out"]
 
 
-def test_a_conflict_is_tried_again_and_given_up_in_the_end() -> None:
-    tries = 0
+def test_commands_go_to_the_handlers_of_their_types_in_their_order() -> None:
+    taken: list[str] = []
 
-    def handler(command: PaymentCommand) -> CommandResult:
-        nonlocal tries
-        tries += 1
-        if tries < 4:
-            raise ConcurrencyError("p", exact(1), 2)
-        return CommandResult("c", "p", 3, 3, False)
+    def handler(name: str) -> Any:
+        def handle(commands: Sequence[PaymentCommand]) -> list[CommandResult]:
+            taken.append(name + "".join(each.command_id for each in commands))
+            return [CommandResult(each.command_id, "p", 1, 1, False) for each in commands]
 
-    slept: list[float] = []
-    bus = CommandBus({ProcessPayment: handler}, [retry_on_conflict(attempts=4, sleep=slept.append)])
-    assert bus.dispatch(pay("p", "c")).version == 3
-    assert (tries, len(slept)) == (4, 3)
-    tries = -1
-    with pytest.raises(ConcurrencyError):
-        bus.dispatch(pay("p", "c"))
+        return handle
+
+    bus = CommandBus({ProcessPayment: handler("pay "), RefundPayment: handler("refund ")})
+    outcomes = bus.dispatch_batch([pay("p", "1"), pay("p", "2"), refund("p", "3"), pay("p", "4")])
+    assert taken == ["pay 12", "refund 3", "pay 4"]
+    assert [each.command_id for each in outcomes if isinstance(each, CommandResult)] == ["1", "2", "3", "4"]
+
+
+def test_a_conflict_is_tried_again_and_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[int] = []
+    monkeypatch.setattr(payments, "backoff", slept.append)
+    with InMemoryEventStore() as store:
+        PaymentHandler(store).handle(pay("p", "c"))
+        stale = store.read_streams({"p"})
+        left = 3
+
+        class Behind:
+            """The store, whose reads are of before the last event, a few times."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(store, name)
+
+            def read_streams(self, stream_ids: set[str]) -> Any:
+                nonlocal left
+                left -= 1
+                return store.read_streams(stream_ids) if left < 0 else stale
+
+        PaymentHandler(store).handle(refund("p", "r1", "1.00"))
+        behind: Any = Behind()
+        assert PaymentHandler(behind).handle(refund("p", "r2", "1.00")).version == 3
+        assert slept == [2, 3]
+        left = payments.MOST_TRIES
+        bus = CommandBus({RefundPayment: PaymentHandler(behind).handle_batch})
+        with pytest.raises(ConcurrencyError, match="is at version 3"):
+            bus.dispatch(refund("p", "r3", "1.00"))
+        assert store.head() == 3
 
 
 def test_logs_say_what_became_of_a_command_and_nothing_personal(
@@ -250,7 +284,7 @@ def test_concurrent_refunds_never_exceed_the_payment(settings: Settings, databas
     outcomes: list[str] = []
 
     def want(number: int) -> None:
-        bus = CommandBus({RefundPayment: handlers[number % 2].handle}, [retry_on_conflict(attempts=100)])
+        bus = CommandBus({RefundPayment: handlers[number % 2].handle_batch})
         try:
             bus.dispatch(refund("p", f"r{number}", "3.00"))
             outcomes.append("refunded")
@@ -267,7 +301,7 @@ def test_concurrent_refunds_never_exceed_the_payment(settings: Settings, databas
     assert sorted(outcomes) == ["refund_exceeds_payment"] * 9 + ["refunded"] * 3
 
 
-def test_commands_at_once_load_their_streams_together_and_are_decided_each_by_itself(database: Db) -> None:
+def test_commands_at_once_share_a_batch_and_are_decided_each_by_itself(database: Db) -> None:
     with EventStore(database) as store:
         loads: list[list[str]] = []
         opened, asked = threading.Event(), threading.Event()
@@ -287,9 +321,7 @@ def test_commands_at_once_load_their_streams_together_and_are_decided_each_by_it
         PaymentHandler(store).handle(pay("paid", "c0"))
         held: Any = Held()
         handler = PaymentHandler(held)
-        bus = CommandBus(
-            {RefundPayment: handler.handle, ProcessPayment: handler.handle}, [retry_on_conflict()]
-        )
+        bus = CommandBus({RefundPayment: handler.handle_batch, ProcessPayment: handler.handle_batch})
         outcomes: dict[str, str] = {}
 
         def dispatch(command: PaymentCommand) -> None:
@@ -298,6 +330,8 @@ def test_commands_at_once_load_their_streams_together_and_are_decided_each_by_it
                 outcomes[command.command_id] = "duplicate" if result.duplicate else "done"
             except CommandRejected as rejected:
                 outcomes[command.command_id] = rejected.code
+            except EventTooLarge:
+                outcomes[command.command_id] = "too large"
 
         first = threading.Thread(target=dispatch, args=(pay("first", "c1"),))
         first.start()
@@ -310,17 +344,20 @@ def test_commands_at_once_load_their_streams_together_and_are_decided_each_by_it
                 refund("paid", "r1", "7.00"),
                 refund("paid", "r2", "7.00"),
                 refund("unknown", "r3"),
+                pay("large", "c3", metadata={"text": "x" * 1_100_000}),
             )
         ]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + 120
-        while len(handler._load_one._gathering) < len(threads) and time.monotonic() < deadline:
+        while len(bus._grouped._gathering) < len(threads) and time.monotonic() < deadline:
             time.sleep(0.01)
         opened.set()
         for thread in (first, *threads):
             thread.join()
-        assert loads[:2] == [["first"], ["new", "paid", "unknown"]]
+        # The one that is too large is about itself only, so then each is done by itself.
+        assert loads[:2] == [["first"], ["large", "new", "paid", "unknown"]]
+        assert outcomes["c3"] == "too large"
         assert [outcomes[name] for name in ("c0", "c1", "c2", "r3")] == [
             "duplicate",
             "done",

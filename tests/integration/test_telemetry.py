@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -143,6 +144,40 @@ def test_one_command_is_one_trace_from_the_bus_over_the_append_to_the_commit_and
         assert (batch.attributes or {})["ledgerlake.to_position"] == 1
 
 
+def test_commands_that_share_a_batch_have_each_an_append_in_their_own_trace(
+    ledger: LedgerLake, observed: Observed
+) -> None:
+    """They are appended by one of their threads, within the span of its own command."""
+    bus = ledger.commands
+    ask, begun = bus._grouped._ask, threading.Event()
+
+    def held(commands: Any) -> Any:
+        begun.set()
+        while len(commands) == 1 and len(bus._grouped._gathering) < 2:
+            time.sleep(0.01)
+        return ask(commands)
+
+    bus._grouped._ask = held
+    threads = []
+    for name in ("c0", "c1", "c2"):
+        given = command(ProcessPayment, name, payment_id=name)
+        threads.append(threading.Thread(target=bus.dispatch, args=(given,)))
+        threads[-1].start()
+        assert begun.wait(180)
+    for thread in threads:
+        thread.join()
+    roots = {trace_of(span): span for span in observed.spans("command")}
+    appends = {trace_of(span): span for span in observed.spans("append")}
+    assert set(roots) == set(appends) == {trace_id(name) for name in ("c0", "c1", "c2")}
+    within = [
+        name for name in ("c1", "c2") if appends[trace_id(name)].parent == roots[trace_id(name)].context
+    ]
+    assert len(within) == 1, "one of them did it for both"
+    together = observed.spans("commit")[-1]
+    assert {link.context.trace_id for link in together.links} == {trace_id("c1"), trace_id("c2")}
+    assert observed.metric("ledgerlake.appends") == {"stored": 3}
+
+
 def test_commands_of_one_correlation_share_a_trace_whatever_process_does_them(
     ledger: LedgerLake, observed: Observed, settings: Settings
 ) -> None:
@@ -222,7 +257,8 @@ def failing_bus(ledger: LedgerLake) -> CommandBus:
     """A bus whose handler fails with an error that says all that it was given."""
     from ledgerlake.commands.observed import telemetry_middleware
 
-    def fail(given: Any) -> Any:
+    def fail(batch: Sequence[Any]) -> Any:
+        [given] = batch
         raise ValueError(f"can not store {given!r}, {given.user_id}: {given.reason}")
 
     observing = [] if ledger.telemetry is None else [telemetry_middleware(ledger.telemetry)]

@@ -21,7 +21,7 @@ class Desk:
         self.asked: list[list[str]] = []
         self.open = threading.Event()
         self.error: Callable[[Sequence[str]], BaseException | None] = lambda letters: None
-        self.grouped: Grouped[str, str] = Grouped(self.answer)
+        self.grouped: Grouped[str, str] = Grouped(self.answer, everybodys=(OSError,), company=0)
 
     def answer(self, letters: Sequence[str]) -> list[str]:
         self.asked.append(sorted(letters))
@@ -75,7 +75,7 @@ def test_who_comes_while_others_are_asked_for_is_asked_for_in_the_next_group(des
     assert desk.asked[2:] == [["e"]]
 
 
-def test_an_error_of_the_ledgers_own_is_told_to_the_one_whom_it_concerns(desk: Desk) -> None:
+def test_an_error_is_told_to_the_one_whom_it_concerns(desk: Desk) -> None:
     desk.error = lambda letters: LedgerLakeError("no c") if "c" in letters else None
     threads, told = desk.start("abcd")
     desk.open.set()
@@ -86,7 +86,7 @@ def test_an_error_of_the_ledgers_own_is_told_to_the_one_whom_it_concerns(desk: D
     assert {letter: str(what) for letter, what in told.items()} == {"a": "A", "b": "B", "c": "no c", "d": "D"}
 
 
-def test_any_other_error_is_everybodys(desk: Desk) -> None:
+def test_an_error_that_is_everybodys_is_told_to_all_and_met_once(desk: Desk) -> None:
     desk.error = lambda letters: OSError("gone")
     threads, told = desk.start("abc")
     desk.open.set()
@@ -170,6 +170,39 @@ def test_one_that_is_to_ask_before_it_has_begun_to_wait_asks_and_is_answered(des
     assert desk.asked == [["a"], ["b"]]
 
 
+def test_a_group_is_as_large_as_may_be_and_the_rest_is_the_next_one(desk: Desk) -> None:
+    desk.grouped._largest = 2
+    threads, told = desk.start("abcdef")
+    desk.open.set()
+    for thread in threads:
+        thread.join()
+    assert desk.asked == [["a"], ["b", "c"], ["d", "e"], ["f"]]
+    assert {letter: letter.upper() for letter in "abcdef"} == told
+
+
+def test_who_was_in_the_last_group_is_waited_for_in_the_next_one(desk: Desk) -> None:
+    """And for no longer than it takes: a thread alone asks at once."""
+    threads, _ = desk.start("abc")
+    desk.open.set()
+    for thread in threads:
+        thread.join()
+    assert desk.asked == [["a"], ["b", "c"]]
+    desk.grouped._company = 3_600.0
+    told: dict[str, str] = {}
+    for letter in "de":
+        threads.append(threading.Thread(target=lambda name=letter: told.update({name: desk.grouped(name)})))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert desk.asked[2:] == [["d", "e"]]
+    desk.grouped._company = 0.001
+    assert desk.grouped("f") == "F"  # waits for one that does not come
+    desk.grouped._company = 3_600.0
+    assert desk.grouped("g") == "G"  # and then for nobody
+    assert desk.asked[3:] == [["f"], ["g"]]
+    assert told == {"d": "D", "e": "E"}
+
+
 @pytest.fixture
 def restless() -> Iterator[None]:
     """Threads take turns after a microsecond: what can go wrong between two lines does."""
@@ -180,7 +213,9 @@ def restless() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restless")
-def test_many_threads_are_all_answered_right(desk: Desk) -> None:
+@pytest.mark.parametrize("company", [0.0, 0.001])
+def test_many_threads_are_all_answered_right(desk: Desk, company: float) -> None:
+    desk.grouped._company = company
     desk.open.set()
     wrong: list[str] = []
 

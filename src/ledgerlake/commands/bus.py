@@ -1,19 +1,30 @@
-"""The command bus: routes a command to its handler, through middleware."""
+"""The command bus: routes commands to the handlers of their types, through middleware."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from itertools import groupby
+from typing import Final, TypeAlias
 
+from pymongo.errors import PyMongoError
+
+from ledgerlake.commands.grouping import Grouped
 from ledgerlake.commands.model import CommandOutcome, CommandResult
 from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.payment import CommandRejected
 from ledgerlake.errors import LedgerLakeError
+from ledgerlake.eventstore.model import StoreUnavailable
+from ledgerlake.privacy.keys import KeysUnavailable
 
 Handler: TypeAlias = Callable[[PaymentCommand], CommandResult]
 Middleware: TypeAlias = Callable[[PaymentCommand, Handler], CommandResult]
 BatchHandler: TypeAlias = Callable[[Sequence[PaymentCommand]], Sequence[CommandOutcome]]
 BatchMiddleware: TypeAlias = Callable[[Sequence[PaymentCommand], BatchHandler], Sequence[CommandOutcome]]
+
+# What stands in the way of all commands alike. Any other error may be about one of a batch only.
+UNAVAILABLE: Final = (StoreUnavailable, KeysUnavailable, PyMongoError)
+# As many as one transaction takes: see LEDGERLAKE_APPEND_BATCH.
+LARGEST_BATCH: Final = 1_000
 
 
 class UnknownCommand(LedgerLakeError):
@@ -21,30 +32,44 @@ class UnknownCommand(LedgerLakeError):
 
 
 class CommandBus:
-    """Sends each command through the middleware, first one outermost, to the handler of its type.
+    """Sends commands to the handler of their type, in batches.
+
+    Threads that dispatch a command each at the same time share a batch: the stream of each is loaded, and
+    its events are appended, in the same round trips.
 
     Args:
-        batches: handles many commands at once, for `dispatch_batch`; without it they are done one by one.
-        batch_middleware: what goes around it; the other middleware does not.
+        handlers: what does commands of a type; takes many in their order, and returns refusals.
+        middleware: goes around each command of `dispatch`, in the thread that dispatches it.
+        batch_middleware: goes around each batch of `dispatch_batch`.
+        shared: goes around every batch, inside of both.
+        largest: commands that threads share a batch of, at most.
+
+    Of each middleware the first one is outermost.
     """
 
     def __init__(
         self,
-        handlers: Mapping[type[PaymentCommand], Callable[..., CommandResult]],
+        handlers: Mapping[type[PaymentCommand], Callable[..., Sequence[CommandOutcome]]],
         middleware: Sequence[Middleware] = (),
         *,
-        batches: Callable[..., Sequence[CommandOutcome]] | None = None,
         batch_middleware: Sequence[BatchMiddleware] = (),
+        shared: Sequence[BatchMiddleware] = (),
+        largest: int = LARGEST_BATCH,
     ) -> None:
         self._handlers = dict(handlers)
-        chain: Handler = self._handle
+        batches: BatchHandler = self._handle
+        for outer in reversed(shared):
+            batches = _wrap_batch(outer, batches)
+        self._grouped: Grouped[PaymentCommand, CommandOutcome] = Grouped(
+            batches, everybodys=UNAVAILABLE, largest=largest
+        )
+        chain: Handler = self._do
         for layer in reversed(middleware):
             chain = _wrap(layer, chain)
         self._chain = chain
-        batch_chain: BatchHandler = self._one_by_one if batches is None else batches
         for outer in reversed(batch_middleware):
-            batch_chain = _wrap_batch(outer, batch_chain)
-        self._batch_chain = batch_chain
+            batches = _wrap_batch(outer, batches)
+        self._batch_chain = batches
 
     def dispatch(self, command: PaymentCommand) -> CommandResult:
         """Do the command, once.
@@ -54,13 +79,11 @@ class CommandBus:
             CommandRejected: the rules refuse it; `code` says which.
             EventStoreError: the log could not take it.
         """
+        self._handler(command)
         return self._chain(command)
 
     def dispatch_batch(self, commands: Sequence[PaymentCommand]) -> Sequence[CommandOutcome]:
         """Do commands in their order, with few round trips; refusals are returned, not raised.
-
-        For a caller that has many at once. Threads that have one each `dispatch` it: they share round
-        trips, too.
 
         Raises:
             UnknownCommand: no handler for the type of one; none is done.
@@ -70,19 +93,19 @@ class CommandBus:
             self._handler(command)
         return self._batch_chain(commands)
 
-    def _one_by_one(self, commands: Sequence[PaymentCommand]) -> Sequence[CommandOutcome]:
+    def _do(self, command: PaymentCommand) -> CommandResult:
+        outcome = self._grouped(command)
+        if isinstance(outcome, CommandRejected):
+            raise outcome
+        return outcome
+
+    def _handle(self, commands: Sequence[PaymentCommand]) -> Sequence[CommandOutcome]:
         outcomes: list[CommandOutcome] = []
-        for command in commands:
-            try:
-                outcomes.append(self._chain(command))
-            except CommandRejected as rejected:
-                outcomes.append(rejected)
+        for handler, run in groupby(commands, self._handler):
+            outcomes += handler(list(run))
         return outcomes
 
-    def _handle(self, command: PaymentCommand) -> CommandResult:
-        return self._handler(command)(command)
-
-    def _handler(self, command: PaymentCommand) -> Callable[..., CommandResult]:
+    def _handler(self, command: PaymentCommand) -> Callable[..., Sequence[CommandOutcome]]:
         handler = self._handlers.get(type(command))
         if handler is None:
             known = ", ".join(sorted(kind.__name__ for kind in self._handlers))

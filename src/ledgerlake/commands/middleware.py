@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-from ledgerlake.commands.bus import BatchHandler, Handler, Middleware
+from ledgerlake.commands.bus import BatchHandler, Handler
 from ledgerlake.commands.model import CommandOutcome, CommandResult
 from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.payment import CommandRejected
-from ledgerlake.eventstore.model import ConcurrencyError
 from ledgerlake.privacy.token import PREFIX, is_token
 
 log = logging.getLogger("ledgerlake.commands")
@@ -93,14 +90,8 @@ def _fields(command: PaymentCommand, outcome: str) -> dict[str, str]:
     }
 
 
-def validation_middleware(command: PaymentCommand, handle: Handler) -> CommandResult:
-    """Refuse a command whose fields can not be stored, before anything is read or written."""
-    validate(command)
-    return handle(command)
-
-
 def validation_batches(commands: Sequence[PaymentCommand], handle: BatchHandler) -> Sequence[CommandOutcome]:
-    """`validation_middleware` for batches."""
+    """Refuse commands whose fields can not be stored, before anything is read or written for them."""
     refused: dict[int, CommandOutcome] = {}
     for number, command in enumerate(commands):
         try:
@@ -169,28 +160,3 @@ def _check_no_token(name: str, text: str) -> None:
         raise CommandRejected(
             f"bad_{name}", f"{name} begins with {PREFIX!r}, as only the ledger's tokens do."
         )
-
-
-def correlation_middleware(command: PaymentCommand, handle: Handler) -> CommandResult:
-    """A command that nothing caused starts a conversation of its own: its id is correlation and cause."""
-    if command.correlation_id is None or command.causation_id is None:
-        command = replace(
-            command,
-            correlation_id=command.correlation_id or command.command_id,
-            causation_id=command.causation_id or command.command_id,
-        )
-    return handle(command)
-
-
-def retry_on_conflict(*, attempts: int = 10, sleep: Callable[[float], None] = time.sleep) -> Middleware:
-    """Handle the command again, on the stream as it is by then, when another writer was first."""
-
-    def retry(command: PaymentCommand, handle: Handler) -> CommandResult:
-        for attempt in range(1, attempts):
-            try:
-                return handle(command)
-            except ConcurrencyError:
-                sleep(random.uniform(0, min(0.1, 0.002 * 2**attempt)))
-        return handle(command)
-
-    return retry

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ledgerlake.commands.grouping import Grouped
 from ledgerlake.commands.model import CommandOutcome, CommandResult
 from ledgerlake.commands.streams import SNAPSHOT, Stream, append_of, done, fold
 from ledgerlake.domain.commands import PaymentCommand
-from ledgerlake.domain.payment import Command, CommandRejected, Payment, decide, evolve
+from ledgerlake.domain.payment import Command, CommandRejected, decide, evolve
 from ledgerlake.eventstore.contract import EventReader, EventWriter, Pending
 from ledgerlake.eventstore.expected import after
 from ledgerlake.eventstore.model import (
@@ -22,9 +22,13 @@ from ledgerlake.eventstore.model import (
     Outcome,
 )
 from ledgerlake.eventstore.snapshotting import Loaded, Snapshots
+from ledgerlake.mongo.transactions import backoff
 from ledgerlake.privacy.fields import FREE_DETAILS, PersonalFields
 from ledgerlake.privacy.protection import PersonalDataError, Protection
 
+# How often a command is decided before its caller is told that others were first, seconds later. With each
+# try one of those who contend has succeeded: so many are met where a stream is not what it is taken for.
+MOST_TRIES: Final = 100
 # What a handler without keys goes by: free details, the only thing always personal, it refuses.
 _NO_KEYS: Final = Protection(PersonalFields.of([FREE_DETAILS]), None)
 # What request hashes leave out, under each declaration that there may have been.
@@ -62,18 +66,14 @@ class PaymentHandler:
         self._store = store
         self._personal = personal
         self._snapshots = snapshots
-        self._load_one: Grouped[str, Loaded[Payment] | None] = Grouped(self._read_each)
 
     def handle(self, command: Command) -> CommandResult:
-        """Do one command, once. Commands of several threads load their streams together.
+        """Do one command, once.
 
         Raises:
             CommandRejected: the rules refuse it, or its id was used for something else.
-            ConcurrencyError: another writer was first; handle it again.
         """
-        loaded = self._load_one(command.stream_id)
-        streams = {} if loaded is None else self._folded({command.stream_id: loaded})
-        outcome = self._settle(self._begin([command], streams))[0]
+        [outcome] = self.handle_batch([command])
         if isinstance(outcome, CommandResult):
             return outcome
         raise outcome
@@ -91,9 +91,7 @@ class PaymentHandler:
         Until then no other batch may be begun that shares a stream with this one: it would be decided on
         a state that may not come about.
         """
-        return self._begin(commands, self._load({command.stream_id for command in commands}))
-
-    def _begin(self, commands: Sequence[Command], streams: dict[str, Stream]) -> Begun:
+        streams = self._load({command.stream_id for command in commands})
         decided: list[CommandOutcome | ConcurrencyError | None] = [None] * len(commands)
         appends: list[Append] = []
         owners: list[int] = []
@@ -131,20 +129,29 @@ class PaymentHandler:
         )
 
     def finish(self, begun: Begun) -> list[CommandOutcome]:
-        """What became of the commands of a batch; those that met another writer's append are done again."""
+        """What became of the commands of a batch; those that met another writer's append are done again.
+
+        Raises:
+            ConcurrencyError: another writer was first each time.
+        """
         outcomes: dict[int, CommandOutcome] = {}
         pending = list(range(len(begun.commands)))
-        while True:
-            conflicts: list[int] = []
+        for tries in itertools.count(1):
+            conflicts: dict[int, ConcurrencyError] = {}
             for i, outcome in zip(pending, self._settle(begun), strict=True):
                 if isinstance(outcome, ConcurrencyError):
-                    conflicts.append(i)
+                    conflicts[i] = outcome
                 else:
                     outcomes[i] = outcome
             if not conflicts:
-                return [outcomes[i] for i in range(len(outcomes))]
+                break
+            if tries == MOST_TRIES:
+                raise next(iter(conflicts.values()))
+            if tries > 1:  # the first time there may be nobody else: what was before it in the batch changed
+                backoff(tries)
             begun = self.begin([begun.commands[pending.index(i)] for i in conflicts])
-            pending = conflicts
+            pending = list(conflicts)
+        return [outcomes[i] for i in range(len(outcomes))]
 
     def _settle(self, begun: Begun) -> list[CommandOutcome | ConcurrencyError]:
         commands, outcomes = begun.commands, list(begun.decided)
@@ -180,23 +187,13 @@ class PaymentHandler:
         ]
 
     def _load(self, stream_ids: set[str]) -> dict[str, Stream]:
-        return self._folded(self._read(stream_ids))
-
-    def _read(self, stream_ids: set[str]) -> dict[str, Loaded[Payment]]:
-        if self._snapshots is not None:
-            return self._snapshots.load(self._store, stream_ids, SNAPSHOT)
-        read = self._store.read_streams(stream_ids)
-        return {stream_id: Loaded(None, events) for stream_id, events in read.items()}
-
-    def _read_each(self, stream_ids: Sequence[str]) -> list[Loaded[Payment] | None]:
-        read = self._read(set(stream_ids))
-        return [read.get(stream_id) for stream_id in stream_ids]
-
-    def _folded(self, loaded: Mapping[str, Loaded[Payment]]) -> dict[str, Stream]:
+        if self._snapshots is None:
+            read = self._store.read_streams(stream_ids)
+            return {stream_id: fold(Loaded(None, events)) for stream_id, events in read.items()}
+        loaded = self._snapshots.load(self._store, stream_ids, SNAPSHOT)
         streams = {stream_id: fold(each) for stream_id, each in loaded.items()}
-        if self._snapshots is not None:
-            for stream_id, each in loaded.items():
-                self._snapshots.loaded(SNAPSHOT, each, streams[stream_id].state)
+        for stream_id, each in loaded.items():
+            self._snapshots.loaded(SNAPSHOT, each, streams[stream_id].state)
         return streams
 
 

@@ -16,9 +16,8 @@ from typing import Any, Final
 from pymongo import UpdateOne
 from pymongo.database import Database
 
-from ledgerlake.commands.bus import BatchHandler, BatchMiddleware, Handler, Middleware
-from ledgerlake.commands.grouping import Grouped
-from ledgerlake.commands.model import CommandOutcome, CommandResult
+from ledgerlake.commands.bus import BatchHandler, BatchMiddleware
+from ledgerlake.commands.model import CommandOutcome
 from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.payment import CommandRejected
 from ledgerlake.privacy.fields import PersonalFields
@@ -130,29 +129,8 @@ class RejectionLog:
         )
 
 
-def rejections_middleware(log: RejectionLog) -> Middleware:
-    """Keep what the rules refuse, and clear what they accept on another try."""
-
-    def cleared(accepted: Sequence[tuple[PaymentCommand, bool]]) -> list[None]:
-        _clear(log, accepted)
-        return [None] * len(accepted)
-
-    clear = Grouped(cleared)
-
-    def keep(command: PaymentCommand, handle: Handler) -> CommandResult:
-        try:
-            result = handle(command)
-        except CommandRejected as rejected:
-            log.record([rejection_of(command, rejected, unhashed=log.unhashed)])
-            raise
-        clear((command, result.duplicate))
-        return result
-
-    return keep
-
-
 def rejections_batches(log: RejectionLog) -> BatchMiddleware:
-    """`rejections_middleware` for batches."""
+    """Keep what the rules refuse, and clear what they accept on another try."""
 
     def keep(commands: Sequence[PaymentCommand], handle: BatchHandler) -> Sequence[CommandOutcome]:
         outcomes = handle(commands)

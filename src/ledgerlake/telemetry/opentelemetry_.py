@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from opentelemetry import context as contexts
@@ -67,13 +68,14 @@ class _Batch:
     def __init__(self, telemetry: OpenTelemetry, batch: Sequence[Written]) -> None:
         self._telemetry = telemetry
         self._batch = batch
-        self._spans = [telemetry.append_span(written) for written in batch]
-        traces = {span.get_span_context().trace_id for span in self._spans}
+        self._spans = [telemetry.append_spans(written) for written in batch]
+        appends = [span for spans in self._spans for span in spans]
+        traces = {span.get_span_context().trace_id for span in appends}
         self._span = telemetry.tracer.start_span(
             "commit",
             # Within the trace where there is but one; a batch of several is a trace of its own.
-            context=trace.set_span_in_context(self._spans[0]) if len(traces) == 1 else _NO_SPAN,
-            links=[Link(span.get_span_context()) for span in self._spans],
+            context=trace.set_span_in_context(appends[0]) if len(traces) == 1 else _NO_SPAN,
+            links=[Link(span.get_span_context()) for span in appends],
             attributes=_named(
                 {
                     "writers": len(batch),
@@ -86,20 +88,21 @@ class _Batch:
     def settled(self, outcomes: Sequence[Sequence[str]], last_position: int | None) -> None:
         if last_position is not None:
             self._span.set_attribute("ledgerlake.position", last_position)
-        for written, span, words in zip(self._batch, self._spans, outcomes, strict=True):
+        for written, spans, words in zip(self._batch, self._spans, outcomes, strict=True):
             counts = {word: words.count(word) for word in words}
-            span.set_attribute("ledgerlake.outcome", ", ".join(sorted(counts)))
+            for span in spans:
+                span.set_attribute("ledgerlake.outcome", ", ".join(sorted(counts)))
             self._telemetry.appended(written, counts)
 
     def failed(self, error: str) -> None:
-        for span in (self._span, *self._spans):
+        for span in (self._span, *chain.from_iterable(self._spans)):
             _failed(span, error)
         for written in self._batch:
             self._telemetry.appended(written, {"failed": written.appends})
 
     def end(self) -> None:
         self._span.end()
-        for span in self._spans:
+        for span in chain.from_iterable(self._spans):
             span.add_link(self._span.get_span_context())
             span.end()
 
@@ -183,18 +186,32 @@ class OpenTelemetry:
         for provider in self._providers:
             provider.shutdown()
 
-    def append_span(self, written: Written) -> Span:
-        """The span of one writer's appends, from when it handed them over."""
+    def append_spans(self, written: Written) -> list[Span]:
+        """The spans of one writer's appends, from when it handed them over.
+
+        One, within the writer's; of commands that threads share a batch of, one in the trace of each.
+        """
         here = written.here if isinstance(written.here, _Here) else self.here()
-        inside = trace.get_current_span(here.context).get_span_context().is_valid
-        correlation_id = written.correlation_ids[0] if len(written.correlation_ids) == 1 else None
-        attributes: dict[str, str | int] = {"appends": written.appends, "events": written.events}
-        if correlation_id is not None:
-            attributes["correlation_id"] = correlation_id
-        with self._in_trace(None if inside else correlation_id):
-            return self.tracer.start_span(
-                "append", context=here.context, start_time=here.at, attributes=_named(attributes)
-            )
+        writer = trace.get_current_span(here.context).get_span_context()
+        correlations: Sequence[str | None] = written.correlation_ids
+        if len(correlations) != 1 and not (correlations and writer.is_valid):
+            correlations = [None]
+        spans = []
+        for correlation_id in correlations:
+            attributes: dict[str, str | int] = {"appends": written.appends, "events": written.events}
+            if correlation_id is not None:
+                attributes["correlation_id"] = correlation_id
+            elsewhere = len(correlations) > 1 and trace_id(correlation_id or "") != writer.trace_id
+            with self._in_trace(correlation_id if elsewhere or not writer.is_valid else None):
+                spans.append(
+                    self.tracer.start_span(
+                        "append",
+                        context=_NO_SPAN if elsewhere else here.context,
+                        start_time=here.at,
+                        attributes=_named(attributes),
+                    )
+                )
+        return spans
 
     def appended(self, written: Written, counts: Mapping[str, int]) -> None:
         """Count what became of one writer's appends, and how long it took."""
