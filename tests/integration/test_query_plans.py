@@ -156,6 +156,7 @@ def others() -> list[Query[Any] | DocumentQuery[Any] | LogQuery[Any]]:
     whose: tuple[str | None, ...] = (None, "org 1")
     payment = payment_history(31, 1)[0]["aggregateId"]
     found: list[Any] = [GetPayment("copy-77"), GetPayment("nobody"), GetAudit(payment)]
+    found += [GetAudit("credit-note/c1"), GetAudit(payment, frozenset({"org 1", "org 2"}))]
     found += [GetPaymentAt(payment, position=300), GetPaymentAt(payment, version=1)]
     found += [GetPaymentAt(payment, instant=datetime(2026, 6, 1, tzinfo=UTC))]
     found += [GetOrganization("org 1")]

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from ledgerlake.settings import Settings
 from ledgerlake.web.access import OPEN, Allowed
 from ledgerlake.web.app import create_app
-from ledgerlake.web.tokens import ROLES, AccessTokens
+from ledgerlake.web.tokens import ROLES, AccessTokens, digest
 from tests.web.conftest import Served
 from tests.web.serving import as_, make_token
 
@@ -161,6 +161,19 @@ def test_the_database_does_not_hold_what_opens_it(served: Served) -> None:
     stored = str(list(served.ledger.db["access_tokens"].find()))
     assert secret not in stored
     assert secret.removeprefix("llt_") not in stored
+
+
+def test_tokens_that_are_over_are_looked_at_no_more(served: Served) -> None:
+    tokens = AccessTokens(served.ledger.db)
+    _, over = tokens.create("over", "finance", ["acme"], timedelta(milliseconds=1))
+    gone, revoked = tokens.create("gone", "finance", ["acme"], timedelta(days=1))
+    tokens.revoke(gone.id)
+    good = make_token(served.ledger, "finance", "acme")
+    until = time.monotonic() + 30
+    while digest(over) in tokens.by_digest():
+        assert time.monotonic() < until
+    assert digest(good) in tokens.by_digest()
+    assert digest(revoked) not in tokens.by_digest()
 
 
 def test_negative_control_a_route_that_nobody_guards_or_that_has_no_case_fails() -> None:

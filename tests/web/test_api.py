@@ -6,13 +6,10 @@ import asyncio
 import base64
 import hashlib
 import logging
-import shutil
-import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -20,9 +17,8 @@ import pytest
 from starlette.requests import Request
 
 from ledgerlake.web.files import file_response
-from ledgerlake.web.limits import MAX_BODY_BYTES, MAX_UNDER_WAY, Limits
-from ledgerlake.web.problems import Problem
-from tests.web.conftest import Served, command
+from ledgerlake.web.limits import MAX_BODY_BYTES
+from tests.web.conftest import Served
 from tests.web.serving import as_, make_token, serving
 
 JSON = "application/json"
@@ -319,68 +315,6 @@ def test_logs_name_the_token_and_no_secret_person_or_payment(
         assert hidden not in told
 
 
-def test_a_token_is_looked_up_while_others_wait_for_a_file_to_be_made(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ledgerlake.web.exports._PATIENCE_SECONDS", 600.0)
-    shutil.rmtree(served.settings.home / "web" / "exports", ignore_errors=True)
-    with serving(served.settings) as (address, server), ThreadPoolExecutor(24) as pool:
-        app: Any = server.config.app
-        making = app.state.service.shelf._exports._making
-
-        def ask(_: int) -> int:
-            with as_(address, served.tokens["finance"]) as client:
-                return client.get("/api/v1/reports/2011-11/current/report.xlsx").status_code
-
-        with making:  # as if a large one was being made
-            asked = [pool.submit(ask, number) for number in range(24)]
-            until = time.monotonic() + 120
-            while sum(each.done() for each in asked) < 20:
-                assert time.monotonic() < until, "they hold the threads"
-                time.sleep(0.02)
-            with as_(address, make_token(served.ledger, "analyst", "acme")) as client:
-                assert client.get("/api/v1/statistics").status_code == 200
-        statuses = [each.result() for each in asked]
-        assert sorted(statuses) == [200] * 4 + [429] * 20
-        assert ask(0) == 200
-
-
-def test_a_server_that_ends_answers_the_batch_under_way_and_refuses_the_next(served: Served) -> None:
-    from ledgerlake.commands.model import CommandResult
-    from ledgerlake.domain.commands import ProcessPayment
-    from ledgerlake.web.lanes import Writing
-
-    started, go = threading.Event(), threading.Event()
-
-    class Held:
-        def dispatch_batch(self, commands: Any) -> Any:
-            started.set()
-            assert go.wait(120)
-            return served.ledger.commands.dispatch_batch(commands)
-
-    def one() -> ProcessPayment:
-        key = f"end-{uuid.uuid4().hex}"
-        at = datetime(2026, 3, 1, 12, tzinfo=UTC)
-        return ProcessPayment(payment_id=key, **{**command(0, "acme"), "command_id": key, "occurred_at": at})
-
-    async def end() -> list[Any]:
-        bus: Any = Held
-        writing = Writing(bus, 1, served.ledger.db.client)
-        asked = [asyncio.create_task(writing.dispatch(one())) for _ in range(3)]
-        assert await asyncio.to_thread(started.wait, 120)
-        closing = asyncio.create_task(asyncio.to_thread(writing.close))
-        while not writing._pool._shutdown:
-            await asyncio.sleep(0.01)
-        go.set()
-        await closing
-        asked.append(asyncio.create_task(writing.dispatch(one())))
-        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 120)
-
-    first, *others = asyncio.run(end())
-    assert isinstance(first, CommandResult)
-    assert [each.status for each in others] == [503, 503, 503]
-
-
 def test_made_up_methods_are_counted_as_one_and_no_range_is_answered_to_head(served: Served) -> None:
     with served.client("operator") as client:
         for method in ("PROPFIND", "MKCOL", "REPORT"):
@@ -392,37 +326,6 @@ def test_made_up_methods_are_counted_as_one_and_no_range_is_answered_to_head(ser
         path = "/api/v1/reports/2011-11/current/summary.parquet"
         head = client.head(path, headers={"Range": "bytes=0-9"})
         assert (head.status_code, head.headers["content-length"]) == (200, str(len(client.get(path).content)))
-
-
-def test_a_server_that_is_full_is_still_alive(served: Served) -> None:
-    with serving(served.settings) as (address, server), as_(address, served.tokens["finance"]) as client:
-        app: Any = server.config.app
-        app.state.service.metrics.under_way += MAX_UNDER_WAY
-        assert client.get("/api/v1/payments").status_code == 429
-        assert [client.get(each).status_code for each in ("/healthz", "/readyz")] == [200, 200]
-
-
-def test_a_token_may_send_so_many_requests_and_no_more(served: Served) -> None:
-    with serving(replace(served.settings, web_rate=1)) as (address, _):
-        with as_(address, served.tokens["finance"]) as client:
-            answers = [client.get("/api/v1/statistics") for _ in range(30)]
-        limited = [each for each in answers if each.status_code == 429]
-        assert limited
-        assert int(limited[0].headers["retry-after"]) >= 1
-
-
-def test_an_address_without_a_good_token_may_try_so_often_and_no_more() -> None:
-    limits = Limits(100)
-    one, other = (Request({"type": "http", "client": (host, 1), "headers": []}) for host in ("one", "other"))
-    with pytest.raises(Problem) as told:
-        _often(limits, one)
-    assert (told.value.status, told.value.headers) == (429, {"Retry-After": "5"})
-    limits.unknown(other)
-
-
-def _often(limits: Limits, request: Request) -> None:
-    for _ in range(100_000):
-        limits.unknown(request)
 
 
 def test_metrics_and_status_tell_how_far_everything_is(served: Served) -> None:

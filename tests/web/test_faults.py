@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,8 +21,11 @@ import httpx
 import pytest
 
 from ledgerlake.application import LedgerLake
+from ledgerlake.cli.serve import serve
+from ledgerlake.mongo.connection import MongoUnreachable
 from ledgerlake.mongo.embedded import ensure_running, status, stop
 from ledgerlake.settings import Settings
+from ledgerlake.web.sessions import COOKIE
 from tests.ports import free_ports
 from tests.web.serving import as_, make_token, serving
 
@@ -34,14 +38,15 @@ SERVE = "from ledgerlake.cli import main; main()"
 class Server:
     """`ledgerlake serve` on one port, started as often as it takes."""
 
-    def __init__(self, environ: dict[str, str]) -> None:
+    def __init__(self, environ: dict[str, str], *options: str) -> None:
         [self.port] = free_ports(1)
+        self._options = options
         self.address = f"http://127.0.0.1:{self.port}"
         self._environ = {**environ, "LEDGERLAKE_WEB_RATE": "100000"}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-c", SERVE, "serve", "--port", str(self.port)]
+        command = [sys.executable, "-c", SERVE, "serve", "--port", str(self.port), *self._options]
         self._process = subprocess.Popen(command, env=self._environ)
         until = time.monotonic() + PATIENCE
         while True:
@@ -178,6 +183,59 @@ def test_a_server_that_is_stopped_answers_what_it_has_accepted(
         server.start()
         load.join()
     assert stored(ledger) == load.answered
+
+
+def test_two_workers_are_one_server_and_end_with_the_process_that_started_them(
+    ledger: LedgerLake, environ: dict[str, str]
+) -> None:
+    secret, reader = make_token(ledger, "service", "acme"), make_token(ledger, "operator", "acme")
+    with Server(environ, "--workers", "2") as server:
+        # A session that one of them gave out is good for the other, and they carry out a command once.
+        session = _session(server.address, reader)
+        body = {"payment_id": "p", "amount": "1.00", "currency": "EUR", "occurred_at": "2026-03-01T12:00:00Z"}
+        served_by: dict[str, set[str]] = {"page": set(), "command": set()}
+
+        def both() -> bool:
+            with httpx.Client(base_url=server.address, cookies=session, timeout=PATIENCE) as browser:
+                page = browser.get("/organizations/acme")
+            with as_(server.address, secret) as client:
+                headers = {"Idempotency-Key": "once"}
+                command = client.post("/api/v1/commands/process-payment", json=body, headers=headers)
+            assert (page.status_code, command.status_code in (200, 201)) == (200, True)
+            for name, answer in (("page", page), ("command", command)):
+                served_by[name].add(answer.headers["x-request-id"][:8])
+            return all(len(each) == 2 for each in served_by.values())
+
+        _until(both, "both workers serve")
+        assert [event.command_id for event in ledger.store.read_all()] == ["once"]
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        _until(lambda: not _listened_to(server.port), "the workers end, too")
+
+
+def _session(address: str, secret: str) -> dict[str, str]:
+    with httpx.Client(base_url=address, timeout=PATIENCE) as browser:
+        found = re.search(r'name="form_token" value="([0-9a-f]{64})"', browser.get("/sign-in").text)
+        assert found is not None
+        assert browser.post("/sign-in", data={"token": secret, "form_token": found[1]}).status_code == 303
+        return {COOKIE: browser.cookies[COOKIE]}
+
+
+def _listened_to(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_server_without_its_database_ends_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEDGERLAKE_HOME", str(tmp_path))
+    monkeypatch.setenv("LEDGERLAKE_MONGODB_URI", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50")
+    for workers in (1, 2):
+        with pytest.raises(MongoUnreachable, match="No MongoDB answers"):
+            serve(port=0, workers=workers)
 
 
 def test_while_the_database_is_gone_the_answer_is_503_and_then_it_serves_again(tmp_path: Path) -> None:

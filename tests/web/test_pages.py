@@ -7,7 +7,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import httpx
 import pytest
 
 from ledgerlake.application import LedgerLake
-from ledgerlake.domain.commands import RefundPayment
+from ledgerlake.domain.commands import ProcessPayment, RefundPayment
 from ledgerlake.domain.payment import CommandRejected
 from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.queries import GetAudit
+from ledgerlake.queries.audit import MOST_REFUSALS
 from ledgerlake.reports.manifest import read_manifest
 from ledgerlake.settings import Settings
 from ledgerlake.web.exports import Exports, ExportsBusy, ReportReplaced
@@ -219,6 +220,41 @@ def test_of_refused_commands_those_of_ones_own_organizations_are_read(served: Se
     assert [step.command_id for step in found.steps] == ["c-acme-81", "c-acme-82", "c-acme-83"]
 
 
+def test_of_many_refused_commands_the_latest_are_told_and_that_there_are_more(
+    served: Served, browser: httpx.Client
+) -> None:
+    def refuse(payment: str | None, organization: str, count: int, key: str | None = None) -> list[str]:
+        ids = [key or f"m-{organization}-{payment}-{number}" for number in range(count)]
+        fields = {**command(0, organization, 0), "payment_id": payment}
+        served.ledger.commands.dispatch_batch(
+            [
+                RefundPayment(**{**fields, "command_id": each, "reason": f"{number}"})
+                for number, each in enumerate(ids)
+            ]
+        )
+        return ids
+
+    ask = served.ledger.queries.ask
+    refuse("many", "acme", 1)
+    late = refuse("many", "globex", MOST_REFUSALS)
+    all_of_them = ask(GetAudit("many"))
+    assert {step.command_id for step in all_of_them.steps} == set(late), "the latest"
+    assert all_of_them.older_refusals
+    for organization, count in (("acme", 1), ("globex", MOST_REFUSALS)):
+        found = ask(GetAudit("many", frozenset({organization})))
+        assert (len(found.steps), found.older_refusals) == (count, False)
+    refuse(None, "acme", MOST_REFUSALS + 1, "note-many")
+    note = ask(GetAudit("credit-note/note-many"))
+    assert (len(note.steps), note.older_refusals) == (MOST_REFUSALS, True)
+
+    sign_in(browser, make_token(served.ledger, "operator"))
+    page = browser.get("/payment?id=many")
+    assert page.text.count("<h3>") == MOST_REFUSALS
+    assert f"the latest {MOST_REFUSALS} are shown, and there are more" in page.text
+    page = browser.get("/payment?id=acme-1")
+    assert "are shown" not in page.text
+
+
 def test_a_role_sees_its_pages_only(served: Served, browser: httpx.Client) -> None:
     sign_in(browser, served.tokens["analyst"])
     assert browser.get("/").headers["location"] == "/organizations/acme/payments"
@@ -331,13 +367,16 @@ def test_a_month_is_open_closed_corrected_reopened_and_closed_again(settings: Se
             "acme-3"
         ]
         assert shelf.months("globex")[-1].state == "closed"
-        assert shelf.freshness().position == ledger.store.head()
+        fresh = shelf.freshness()
+        assert (fresh.position, fresh.due) == (ledger.store.head(), False)
 
         ledger.periods.reopen("2011-11", reason="the refund", by="Ann")
         (november,) = [each for each in shelf.months("acme") if each.period == "2011-11"]
         assert (november.state, november.report) == ("open", None)
-        assert shelf.freshness().position == 0
+        # The drafts stand where they stood; what they say is to be booked anew.
+        assert shelf.freshness() == replace(fresh, due=True)
         ledger.refresh()
+        assert not shelf.freshness().due
         assert shelf.report("acme", "2011-11").edition == "draft"
         ledger.close_period("2011-11", by="Bea")
         (november,) = [each for each in shelf.months("acme") if each.period == "2011-11"]
@@ -345,9 +384,32 @@ def test_a_month_is_open_closed_corrected_reopened_and_closed_again(settings: Se
         assert [(each.action, each.by) for each in november.history] == [
             ("close", "finance"), ("reopen", "Ann"), ("close", "Bea"),
         ]  # fmt: skip
+        assert shelf.freshness().due
         nets = [shelf.report("acme", "2011-11", f"revision-{each}").totals[0].net_minor for each in (1, 2)]
         assert nets[0] - nets[1] == 70
         ledger.db.client.drop_database(settings.database)
+
+
+def test_a_day_that_is_not_over_is_marked_in_a_draft_and_no_day_of_a_closed_month(
+    served: Served, browser: httpx.Client
+) -> None:
+    now = datetime.now(UTC)
+    first = datetime(now.year, now.month, 1, tzinfo=UTC) - timedelta(days=1)  # the day before the month
+    for number, at in enumerate((first, now), 900):
+        fields = {**command(number, "globex"), "occurred_at": at}
+        served.ledger.commands.dispatch(ProcessPayment(payment_id=f"today-{number}", **fields))
+    served.ledger.refresh()
+    sign_in(browser, make_token(served.ledger, "finance", "globex"))
+
+    def marked(period: str, edition: str) -> tuple[bool, int]:
+        page = f"/organizations/globex/periods/{period}/{edition}"
+        # A browser's session in a cookie asks for what its page shows.
+        chart = browser.get(f"{page}/charts/volume").json()["layout"]["title"]["subtitle"].get("text", "")
+        return "Shaded: unfinished, known until" in chart, browser.get(page).text.count("so far")
+
+    assert marked(f"{now:%Y-%m}", "draft") == (True, 1)
+    assert marked(f"{first:%Y-%m}", "draft") == (False, 0)
+    assert marked("2011-11", "revision-1") == (False, 0)
 
 
 def test_made_files_are_kept_for_the_next_one_and_the_oldest_give_way(served: Served, tmp_path: Path) -> None:

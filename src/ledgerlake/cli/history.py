@@ -73,6 +73,7 @@ def audit(payment_id: Annotated[str, typer.Argument(help="The payment's id.")], 
     """Who did what to a payment, when and why, refused commands too, and the state after each step."""
     from ledgerlake.application import LedgerLake
     from ledgerlake.queries import GetAudit, PaymentNotFound
+    from ledgerlake.queries.audit import MOST_REFUSALS
 
     with LedgerLake.open() as ledger:
         try:
@@ -95,6 +96,9 @@ def audit(payment_id: Annotated[str, typer.Argument(help="The payment's id.")], 
     out = console()
     out.print(f"Audit of payment {payment_id}", style="bold", markup=False, soft_wrap=True)
     out.print(table)
+    if found.older_refusals:
+        note = f"Of refused commands the latest {MOST_REFUSALS} are shown, and there are more."
+        out.print(note, style="yellow", markup=False, soft_wrap=True)
     out.print(f"as of position {found.as_of.position:,}", style="dim", markup=False)
 
 

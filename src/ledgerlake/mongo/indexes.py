@@ -117,15 +117,15 @@ INDEXES = (
     ),
     Index(
         REJECTIONS,
-        "rejections_command",
-        (("commandId", ASCENDING),),
-        "the rejections of a command that was accepted after all",
+        "rejections_of_command",
+        (("commandId", ASCENDING), ("rejectedAt", DESCENDING)),
+        "the rejections of a command that was accepted after all; the latest ones of a credit note",
     ),
     Index(
         REJECTIONS,
-        "rejections_payment",
-        (("paymentId", ASCENDING),),
-        "what was refused on a payment, for its audit",
+        "rejections_of_payment",
+        (("paymentId", ASCENDING), ("rejectedAt", DESCENDING), ("organizationId", ASCENDING)),
+        "what was refused last on a payment, of all organizations or of some, for its audit",
     ),
     Index(
         REJECTIONS,

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from pymongo import DESCENDING
+
 from ledgerlake.domain.commands import CREDIT_NOTE
 from ledgerlake.domain.events import read_event
 from ledgerlake.domain.money import Money
@@ -19,6 +21,8 @@ from ledgerlake.mongo.indexes import REJECTIONS
 from ledgerlake.queries.history import of_payment, unknown
 from ledgerlake.queries.model import AsOf, Db, text
 
+MOST_REFUSALS = 200
+"""Refused commands of a payment that an answer tells of: anybody can have as many refused as they like."""
 _AMOUNT = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 # In the metadata of every event, and shown in fields of their own, or (the hash) of no use to a reader.
 _NAMED_METADATA = frozenset({"userId", "organizationId", "requestHash"})
@@ -76,11 +80,15 @@ class AuditStep:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """Everything that was done, or tried, on a payment, in the order in which it was recorded."""
+    """Everything that was done, or tried, on a payment, in the order in which it was recorded.
+
+    Of refused commands the latest MOST_REFUSALS; `older_refusals` says that there are more.
+    """
 
     payment_id: str
     steps: tuple[AuditStep, ...]
     as_of: AsOf
+    older_refusals: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +106,21 @@ class GetAudit:
         payment_id = text("payment_id", self.payment_id)
         head = log.head()
         events = [event for event in log.read_stream(payment_id) if event.position <= head]
-        wanted = _rejections_of(payment_id)
-        if self.organizations is not None:
-            wanted["organizationId"] = {"$in": sorted(self.organizations)}
-        refusals = [_refused(found) for found in db[REJECTIONS].find(wanted)]
+        refusals = [_refused(found) for found in self._rejections(payment_id, db)]
         if not events and not refusals:
             raise unknown(payment_id)
-        steps = _in_order(_recorded(of_payment(payment_id, events)), refusals)
-        return AuditResult(payment_id, tuple(steps), AsOf(head, None))
+        steps = _in_order(_recorded(of_payment(payment_id, events)), refusals[:MOST_REFUSALS])
+        return AuditResult(payment_id, tuple(steps), AsOf(head, None), len(refusals) > MOST_REFUSALS)
+
+    def _rejections(self, payment_id: str, db: Db) -> list[dict[str, Any]]:
+        """The latest rejections first, one more than are told of."""
+        whose = {} if self.organizations is None else {"organizationId": {"$in": sorted(self.organizations)}}
+        found: list[dict[str, Any]] = []
+        # One by one: each is then read in the order of its index, and no further than it is told.
+        for wanted in _rejections_of(payment_id):
+            asked = db[REJECTIONS].find({**wanted, **whose}, sort=[("rejectedAt", DESCENDING)])
+            found += asked.limit(MOST_REFUSALS + 1)
+        return sorted(found, key=lambda each: each["rejectedAt"], reverse=True)
 
 
 def _recorded(events: Iterable[StoredEvent]) -> Iterator[AuditStep]:
@@ -142,13 +157,13 @@ def _recorded(events: Iterable[StoredEvent]) -> Iterator[AuditStep]:
         )
 
 
-def _rejections_of(payment_id: str) -> dict[str, Any]:
-    named = {"paymentId": payment_id}
+def _rejections_of(payment_id: str) -> list[dict[str, Any]]:
+    named: dict[str, Any] = {"paymentId": payment_id}
     if not payment_id.startswith(CREDIT_NOTE):
-        return named
+        return [named]
     # A credit note has no payment id: its stream is named after its command. Whoever gives such a name as
     # the id of a payment is refused, and is shown here too.
-    return {"$or": [named, {"commandId": payment_id.removeprefix(CREDIT_NOTE), "paymentId": None}]}
+    return [named, {"commandId": payment_id.removeprefix(CREDIT_NOTE), "paymentId": None}]
 
 
 def _refused(found: Mapping[str, Any]) -> AuditStep:

@@ -122,7 +122,7 @@ class TokenDirectory:
             if self._loaded >= since:
                 return
             started = time.monotonic()
-            by_digest = await service.run(self._load)
+            by_digest = await service.look_up(self._load)
             self._by_digest = by_digest
             self._by_id = {token.id: token for token in by_digest.values()}
             self._loaded = started

@@ -38,8 +38,10 @@ Run: TypeAlias = Callable[..., Any]
 WAIT_SECONDS: Final = 5.0
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.1
-_MOST_RENDERED: Final = 256
+_MOST_RENDERED_BYTES: Final = 64 << 20
 _LARGEST_RENDERED: Final = 1_000_000
+# Of a question and what is known of its answer, beside the answer.
+_OVERHEAD: Final = 2_000
 # Personal data is for those who deal with who pays; others see tokens in its place.
 _IN_CLEAR: Final = frozenset({"finance", "service"})
 # The details of these refusals name what may be somebody else's.
@@ -51,9 +53,9 @@ _TELLING: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An answer as JSON; `tag` is another one for other bytes, `stamp` for other checkpoints."""
+    """An answer as JSON, of so many rows; `tag` differs with the bytes, `stamp` with the checkpoints."""
 
-    answer: Any
+    rows: int
     body: bytes
     tag: str
     stamp: str
@@ -66,6 +68,7 @@ class Answers:
         self._ledger = ledger
         self._run = run
         self._rendered: OrderedDict[Any, Rendered] = OrderedDict()
+        self._rendered_bytes = 0
         self._making: dict[Any, asyncio.Task[Rendered]] = {}
         self._looking: asyncio.Task[Reading] | None = None
         self._trusted_seconds = ledger.settings.freshness_ms / 1000
@@ -142,12 +145,18 @@ class Answers:
 
     async def _make(self, query: Query[Any]) -> Rendered:
         made: Rendered = await self._run(self._render, query)
+        self._drop(query)
         if len(made.body) <= _LARGEST_RENDERED:
             self._rendered[query] = made
-            self._rendered.move_to_end(query)
-            if len(self._rendered) > _MOST_RENDERED:
-                self._rendered.popitem(last=False)
+            self._rendered_bytes += len(made.body) + _OVERHEAD
+            while self._rendered_bytes > _MOST_RENDERED_BYTES:
+                self._drop(next(iter(self._rendered)))
         return made
+
+    def _drop(self, query: Query[Any]) -> None:
+        dropped = self._rendered.pop(query, None)
+        if dropped is not None:
+            self._rendered_bytes -= len(dropped.body) + _OVERHEAD
 
     async def payment(
         self, payment_id: str, principal: Principal, wait_for: int | None = None
@@ -183,7 +192,9 @@ class Answers:
         stamp = self._ledger.freshness.reading().stamp(type(query).reads)
         answer = self._ledger.queries.ask(query)
         body = as_json(answer)
-        return Rendered(answer, body, f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"', stamp)
+        return Rendered(
+            len(answer.rows), body, f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"', stamp
+        )
 
     async def _wait(self, query: Any, position: int | None) -> None:
         """Wait until the answer holds every event up to `position`; holds up no thread meanwhile."""

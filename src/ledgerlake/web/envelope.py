@@ -11,9 +11,11 @@ import time
 from typing import Any, Final
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ledgerlake.web.limits import BODY_SECONDS, MAX_BODY_BYTES, MAX_UNDER_WAY
+from ledgerlake.web.errors import answer_of
+from ledgerlake.web.limits import BODY_SECONDS, MAX_BODY_BYTES, MAX_UNDER_WAY, SEND_SECONDS
 from ledgerlake.web.problems import Problem, busy, response_of
 
 log = logging.getLogger("ledgerlake.web")
@@ -68,7 +70,12 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = _safe(message.get("headers", ()), request_id)
-            await send(message)
+            if message.get("more_body"):
+                # Whoever takes what was asked for more slowly is hung up on, and keeps nobody else out.
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send(message)
+            else:
+                await send(message)
 
         metrics = scope["app"].state.service.metrics
         metrics.under_way += 1
@@ -80,14 +87,14 @@ class Envelope:
             await self._app(scope, receive, answer)
         except Problem as problem:
             if not status:
-                await response_of(problem, request_id)(scope, receive, answer)
+                await _answer_of(problem, scope)(scope, receive, answer)
         except Exception as error:
             # Its text may quote anything.
             log.error("%s while serving %s (%s)", _kind(error), _route(scope), request_id)
             log.debug("Request %s failed.", request_id, exc_info=error)
             if not status:
                 failed = Problem(500, "internal_error", "The server has failed, and has logged it.")
-                await response_of(failed, request_id)(scope, receive, answer)
+                await _answer_of(failed, scope)(scope, receive, answer)
         finally:
             metrics.under_way -= 1
             seconds = time.perf_counter() - started
@@ -95,6 +102,14 @@ class Envelope:
             metrics.request(scope["method"], route, status, seconds)
             if log.isEnabledFor(logging.INFO):
                 _tell(scope, route, status, seconds, request_id)
+
+
+def _answer_of(problem: Problem, scope: Scope) -> Response:
+    try:
+        return answer_of(Request(scope), problem)
+    except Exception as error:  # noqa: BLE001 - what failed may be what pages are made with
+        log.error("%s while making a page", _kind(error))
+        return response_of(problem, scope["state"]["request_id"])
 
 
 def _request_id(scope: Scope) -> str:
@@ -137,7 +152,13 @@ async def _whole_body(scope: Scope, receive: Receive) -> Receive:
                 parts.append(part)
                 more = message.get("more_body", False)
     except TimeoutError:
-        raise Problem(408, "body_too_slow", f"The body did not arrive within {BODY_SECONDS:g} s.") from None
+        raise Problem(
+            408,
+            "body_too_slow",
+            f"The body did not arrive within {BODY_SECONDS:g} s.",
+            "Send it again.",
+            headers={"Connection": "close"},
+        ) from None
     body: Message | None = {"type": "http.request", "body": b"".join(parts), "more_body": False}
 
     async def replay() -> Message:

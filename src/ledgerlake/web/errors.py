@@ -1,4 +1,4 @@
-"""From what routes raise to problem details, or, for somebody with a browser, to a page."""
+"""From what routes raise to problem details or, for somebody with a browser, to a page."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ async def _answer(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status >= 500:
         log.warning("%s: %s", problem.code, type(error).__name__)
+    return answer_of(request, problem)
+
+
+def answer_of(request: Request, problem: Problem) -> Response:
+    """The problem as a page for somebody with a browser, as problem details for programs."""
     path = request.url.path
     if not path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
         return _page(request, problem)

@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from ledgerlake.web.exports import ReportReplaced
+from ledgerlake.web.limits import FILE_CHUNK
 from ledgerlake.web.problems import Problem
 from ledgerlake.web.shelf import ShelfFile
 
 if TYPE_CHECKING:
     from ledgerlake.web.service import Service
 
-_CHUNK: Final = 1 << 18
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _MOST_REMEMBERED: Final = 4_096
 
@@ -86,7 +86,7 @@ class _Body:
         try:
             at = self._first
             while at < self._end:
-                size = min(_CHUNK, self._end - at)
+                size = min(FILE_CHUNK, self._end - at)
                 chunk = await self._service.run(os.pread, self._descriptor, size, at)
                 if not chunk:
                     raise OSError("a file of a report has become shorter")

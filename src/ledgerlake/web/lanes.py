@@ -36,8 +36,8 @@ def available(client: Client) -> bool:
 class Reading:
     """Threads for what blocks, and a bounded queue in front of them."""
 
-    def __init__(self, client: Client) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, "ledgerlake-read")
+    def __init__(self, client: Client, threads: int = _THREADS) -> None:
+        self._pool = ThreadPoolExecutor(threads, "ledgerlake-read")
         self._client = client
         self._taken = 0
 

@@ -13,6 +13,9 @@ from ledgerlake.web.problems import busy
 MAX_BODY_BYTES: Final = 65_536
 # A client that sends its body more slowly is hung up on.
 BODY_SECONDS: Final = 10.0
+# Between two pieces (FILE_CHUNK bytes) of an answer, for a client to take the first one.
+SEND_SECONDS: Final = 60.0
+FILE_CHUNK: Final = 1 << 18
 # Requests under way in one process; each holds a body of at most MAX_BODY_BYTES.
 MAX_UNDER_WAY: Final = 512
 # Requests without a good token, by address.

@@ -95,7 +95,7 @@ class Report:
         return sum(row["count"] for row in self.categories if row["category"] == "correction")
 
     def daily(self) -> pl.DataFrame:
-        """The lines as the charts take them: day (in its zone, when booked) by status."""
+        """The lines as the charts take them: day (in its zone, when booked) by status; `last`: the latest."""
         import polars as pl
 
         kind = pl.col("movement")
@@ -111,11 +111,13 @@ class Report:
                 .when(failed).then(pl.lit("failed"))
                 .otherwise(pl.lit("refunded")).alias("status"),
                 pl.when(failed).then("failed_minor").otherwise(pl.col("amount_minor").abs()).alias("minor"),
+                "booked_at",
             )
             .group_by("period", "organization_id", "currency", "status")
             .agg(
                 pl.len().cast(pl.Int64).alias("count"),
                 pl.col("minor").cast(pl.Int128).sum().cast(pl.Int64).alias("total_minor"),
+                pl.col("booked_at").max().alias("last"),
             )
             .sort("period", "currency", "status")
         )  # fmt: skip

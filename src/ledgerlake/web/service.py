@@ -43,6 +43,8 @@ class Service:
         self.limits = Limits(self.settings.web_rate)
         self.metrics = Metrics()
         self._reading = lanes.Reading(reads.db.client)
+        # Apart: what others read, and for how long, keeps nobody and no command out.
+        self._tokens = lanes.Reading(reads.db.client, threads=1)
         self.answers = Answers(reads, self._reading.run)
         self._writing = lanes.Writing(lambda: writes.commands, self.settings.append_batch, writes.db.client)
 
@@ -66,6 +68,7 @@ class Service:
         """Finish what is under way, store what was handed over, and let go of the database."""
         self._writing.close()
         self._reading.close()
+        self._tokens.close()
         self.writes.close()
         if self.reads is not self.writes:
             self.reads.close()
@@ -73,6 +76,10 @@ class Service:
     async def run(self, function: Callable[..., R], *args: Any) -> R:
         """Call what blocks on a thread, for reading; raises as `lanes.Reading.run` does."""
         return await self._reading.run(function, *args)
+
+    async def look_up(self, function: Callable[..., R]) -> R:
+        """`run` for tokens, which do not wait for others' reading."""
+        return await self._tokens.run(function)
 
     async def look(self, function: Callable[..., R], *args: Any) -> R:
         """`run`, and again where a report is written anew meanwhile: then there is another one."""

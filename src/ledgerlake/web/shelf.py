@@ -19,7 +19,7 @@ from ledgerlake.reports.books import Books, Entry
 from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.formats import FILES_OF, FORMATS
 from ledgerlake.reports.manifest import MANIFEST, Json, Manifest, file_facts, read_manifest
-from ledgerlake.reports.refresh import read_checkpoint, usable
+from ledgerlake.reports.refresh import CHECKPOINT, read_checkpoint, usable
 from ledgerlake.reports.revisions import DRAFT
 from ledgerlake.reports.slug import slug
 from ledgerlake.web.exports import Exports, ReportReplaced
@@ -92,11 +92,13 @@ class FileFacts:
 class Freshness:
     """How far the drafts are: every event up to `position` is in them; `time` is when they got there.
 
-    `position` 0: they are being written anew.
+    `position` None: there are none, or they are another version's. `due`: the next refresh writes them anew,
+    since a month was closed or reopened after that position, or they are another version's.
     """
 
-    position: int
+    position: int | None
     time: datetime | None
+    due: bool
 
 
 class Shelf:
@@ -112,11 +114,14 @@ class Shelf:
     def freshness(self) -> Freshness:
         """How far the drafts of the open months are."""
         known = read_checkpoint(self._out)
+        if not known.position:
+            return Freshness(None, None, due=bool(known.months))
         try:
-            written = (self._out / "checkpoint.json").stat().st_mtime
+            written = (self._out / CHECKPOINT).stat().st_mtime
         except FileNotFoundError:
-            return Freshness(0, None)
-        return Freshness(usable(known, self._books()).position, datetime.fromtimestamp(written, UTC))
+            return Freshness(None, None, due=True)
+        due = usable(known, self._books()).position != known.position
+        return Freshness(known.position, datetime.fromtimestamp(written, UTC), due)
 
     def months(self, organization: str) -> list[Month]:
         """An organization's months that have a report, or are to have one, the last one first.
@@ -202,7 +207,7 @@ class Shelf:
         if found is None:
             raise NoReport(
                 f"There is no {edition or month.edition} of {period} here.",
-                "If it was just closed or reopened, its files are being written: try again in a minute.",
+                "If it was just closed or reopened, the next refresh writes its files.",
             )
         return found
 

@@ -97,8 +97,9 @@ class AccessTokens:
         return [_token(found) for found in self._tokens.find().sort("createdAt")]
 
     def by_digest(self) -> dict[str, AccessToken]:
-        """Every token that was not revoked, by the SHA-256 of its secret."""
-        return {found["sha256"]: _token(found) for found in self._tokens.find({"revokedAt": None})}
+        """Every token that is good now, by the SHA-256 of its secret."""
+        wanted = {"revokedAt": None, "expiresAt": {"$gt": datetime.now(UTC)}}
+        return {found["sha256"]: _token(found) for found in self._tokens.find(wanted)}
 
     def revoke(self, token_id: str) -> AccessToken:
         """Take a token back, for good; servers that are running know it a second later.

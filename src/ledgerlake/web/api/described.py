@@ -35,6 +35,8 @@ def with_problems(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         described = describe()
+        if ProblemDetails.__name__ in described.get("components", {}).get("schemas", {}):
+            return described  # as it was made for somebody before
         schema = ProblemDetails.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
         schemas = described.setdefault("components", {}).setdefault("schemas", {})
         schemas.update({**schema.pop("$defs"), ProblemDetails.__name__: schema})

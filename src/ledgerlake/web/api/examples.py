@@ -95,4 +95,4 @@ STATISTICS: Final = {
 TRENDS: Final = {**_answer({"rows": [_TREND], "as_of": _AS_OF}), "headers": TAG}
 PAYMENT: Final = _answer({"payment": _PAYMENT, "as_of": _AS_OF})
 PAYMENTS: Final = _answer({"payments": [_PAYMENT], "next_cursor": None, "as_of": _AS_OF})
-AUDIT: Final = _answer({"payment_id": "P-1001", "steps": [_STEP], "as_of": _AS_OF})
+AUDIT: Final = _answer({"payment_id": "P-1001", "steps": [_STEP], "as_of": _AS_OF, "older_refusals": False})

@@ -121,11 +121,11 @@ async def trends(request: Request, principal: Analyst) -> Response:
     )
     service: Service = request.app.state.service
     found = await service.answers.rendered(query, asked.wait_for)
-    if len(found.answer.rows) > _MOST_ROWS:
+    if found.rows > _MOST_ROWS:
         raise Problem(
             422,
             "too_many_rows",
-            f"The answer has {len(found.answer.rows):,} rows, and {_MOST_ROWS:,} are the most.",
+            f"The answer has {found.rows:,} rows, and {_MOST_ROWS:,} are the most.",
             "Ask for one organization, for fewer days, or by month.",
         )
     return _figures(request, found)

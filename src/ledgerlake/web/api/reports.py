@@ -94,10 +94,15 @@ class MonthSummary(BaseModel):
 
 
 class Months(BaseModel):
-    """An organization's months, the last one first; drafts hold every event up to `drafts_position`."""
+    """An organization's months, the last one first."""
 
     organization: str
-    drafts_position: int
+    drafts_position: int | None = Field(
+        description="Drafts hold every event up to it; null: there are none, or they are another version's"
+    )
+    drafts_due: bool = Field(
+        description="The next refresh writes all drafts anew: a month was closed or reopened since"
+    )
     months: list[MonthSummary]
 
 
@@ -139,6 +144,7 @@ _SUMS: Final = {
 _MONTHS_EXAMPLE: Final = {
     "organization": "acme",
     "drafts_position": 1204,
+    "drafts_due": False,
     "months": [
         {
             "period": "2011-11",
@@ -246,9 +252,11 @@ async def report_file(
 
 
 def _months(shelf: Shelf, organization: str) -> Months:
+    freshness = shelf.freshness()
     return Months(
         organization=organization,
-        drafts_position=shelf.freshness().position,
+        drafts_position=freshness.position,
+        drafts_due=freshness.due,
         months=[_month(month) for month in shelf.months(organization)],
     )
 

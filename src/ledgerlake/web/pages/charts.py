@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final, Literal
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ledgerlake.reports.revisions import DRAFT
 from ledgerlake.web.access import Allowed, Principal
 from ledgerlake.web.pages import visible
 from ledgerlake.web.problems import Problem
+from ledgerlake.web.report import Report
 from ledgerlake.web.service import Service
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 Theme = Literal["light", "dark"]
+# Business times are not quite in the order of the log.
+_LAST_EVENTS: Final = 100
 _CLEAR: Final = "rgba(0, 0, 0, 0)"
 
 
@@ -48,6 +54,24 @@ def of_days(daily: pl.DataFrame) -> list[Chart]:
     return found
 
 
+def known_until(service: Service, report: Report, daily: pl.DataFrame) -> datetime | None:
+    """Up to when a draft's days are all there, as a clock of the report's zone has it; None: it is closed.
+
+    That is the latest business time among the last events in it and its own lines: of the day that it lies
+    in more may come. One that is still to come says nothing.
+    """
+    if report.edition != DRAFT or daily.is_empty():
+        return None
+    position = max(report.position, service.shelf.freshness().position or 0)
+    events = service.reads.store.read_all(max(0, position - _LAST_EVENTS), up_to=position)
+    times = [(min(each.timestamp, each.recorded_at), each.recorded_at) for each in events]
+    if not times:
+        return None
+    recorded = max(at for _, at in times)
+    latest = max(*(at for at, _ in times), min(daily["last"].max(), recorded))
+    return latest.astimezone(ZoneInfo(report.zone)).replace(tzinfo=UTC)
+
+
 @router.get("/organizations/{name}/periods/{period}/{edition}/charts/{chart}")
 async def chart(
     request: Request,
@@ -73,18 +97,21 @@ def _json(
 
     report = service.shelf.report(organization, period, edition)
     daily = report.daily()
+    known = known_until(service, report, daily)
     match name:
         case "volume":
-            figure = charts.volume(daily, "day")
+            figure = charts.volume(daily, "day", known)
         case "waterfall":
             figure = charts.waterfall(daily)
         case "success":
-            figure = charts.success_rate(daily, "day")
+            figure = charts.success_rate(daily, "day", known)
         case _:
             raise Problem(404, "no_such_chart", "There is no such chart.", "Go back to the month.")
     # The days are those of the report's zone.
     title = (figure.layout.title.text or "").replace("(UTC)", f"({report.zone})")
-    figure.update_layout(title_text=title, paper_bgcolor=_CLEAR, plot_bgcolor=_CLEAR)
+    note = (figure.layout.title.subtitle.text or "").replace(" UTC", f" {report.zone}")
+    figure.update_layout(title={"text": title, "subtitle_text": note})
+    figure.update_layout(paper_bgcolor=_CLEAR, plot_bgcolor=_CLEAR)
     return _themed(charts.narrow(figure) if narrow else figure, theme)
 
 

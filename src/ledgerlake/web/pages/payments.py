@@ -14,6 +14,7 @@ from starlette.responses import Response
 from ledgerlake.domain.payment import Status
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.queries import ListPayments, PaymentNotFound, QueryError
+from ledgerlake.queries.audit import MOST_REFUSALS
 from ledgerlake.queries.payments import PaymentPage, PaymentResult
 from ledgerlake.web.access import Allowed, Principal
 from ledgerlake.web.pages import visible
@@ -94,6 +95,7 @@ async def payment(request: Request, principal: Signed, id: Text = "") -> Respons
         id=wanted,
         payment=found,
         audit=audit,
+        most_refusals=MOST_REFUSALS,
         slug=None if organization is None else visible.slug(organization),
     )
 

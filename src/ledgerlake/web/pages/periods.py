@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Any, Final
 
 import polars as pl
@@ -48,7 +48,10 @@ _CONTENTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Day:
-    """A day's figures of one currency in minor units, for the table beside the charts."""
+    """A day's figures of one currency in minor units, for the table beside the charts.
+
+    `finished`: nothing more of it is to be expected.
+    """
 
     day: date
     currency: str
@@ -56,6 +59,7 @@ class _Day:
     gross_minor: int
     refunded_minor: int
     failed: int
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +134,14 @@ def _view(service: Service, organization: str, period: str, edition: str | None)
         shelf.freshness(),
         shelf.files(report),
         report.first_corrections(_MOST_CORRECTIONS),
-        _days(report, daily),
+        _days(report, daily, charts.known_until(service, report, daily)),
         charts.of_days(daily),
     )
 
 
-def _days(report: Report, daily: pl.DataFrame) -> list[_Day]:
+def _days(report: Report, daily: pl.DataFrame, known_until: datetime | None) -> list[_Day]:
+    from ledgerlake.charts.theme import is_finished
+
     digits = {each.currency: each.digits for each in report.totals}
     found: dict[tuple[str, date], dict[str, tuple[int, int]]] = {}
     for row in daily.iter_rows(named=True):
@@ -149,6 +155,7 @@ def _days(report: Report, daily: pl.DataFrame) -> list[_Day]:
             cell.get("completed", (0, 0))[1],
             cell.get("refunded", (0, 0))[1],
             cell.get("failed", (0, 0))[0],
+            is_finished(day, "day", known_until),
         )
         for (currency, day), cell in sorted(found.items())
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,8 +13,9 @@ from typing import Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
+from ledgerlake.web.limits import FILE_CHUNK
 from ledgerlake.web.problems import Problem
 
 router = APIRouter()
@@ -61,7 +63,14 @@ def static_file(request: Request, path: str) -> Response:
     content = found.content
     if "gzip" in request.headers.get("accept-encoding", ""):
         content, headers["Content-Encoding"] = _packed(name), "gzip"
-    return Response(content, headers=headers, media_type=_TYPES[name])
+    headers["Content-Length"] = str(len(content))
+    return StreamingResponse(_pieces(content), headers=headers, media_type=_TYPES[name])
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    # No more of it than one piece waits in memory for each of those who take it slowly.
+    for at in range(0, len(content), FILE_CHUNK):
+        yield content[at : at + FILE_CHUNK]
 
 
 @cache
