@@ -16,7 +16,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ledgerlake import alerts
 from ledgerlake.application import LedgerLake
+from ledgerlake.cli.follow import _Alerts as Alerts
+from ledgerlake.projections import PROJECTIONS
+from ledgerlake.reconciliation import Check, record
 from ledgerlake.reports.books import Books
 from ledgerlake.reports.due import due_period
 from ledgerlake.settings import Settings
@@ -368,3 +372,35 @@ def test_following_without_dagster_tells_what_is_wrong(
             process.wait()
         assert wanted <= set(told())
         assert len(told()) == len(set(told())), "each once"
+
+
+def test_who_follows_next_tells_nothing_again(
+    database: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(alerts, "LOOK_SECONDS", 0.02)
+    insert_events(database, [{**event(1, "p", "PaymentProcessed", 100), "eventType": "Nonsense"}])
+    with receiver() as server:
+        settings = replace(settings, alert_webhook=server.url, alert_lag_seconds=10**9)
+
+        def follow_until(*wanted: str) -> set[str]:
+            server.posts.clear()
+            with LedgerLake.open(settings) as ledger, ledger.follow() as runner, Alerts(ledger, runner):
+                deadline = time.monotonic() + 120
+                while not set(wanted) <= {body["key"] for _, _, body in server.posts}:
+                    assert time.monotonic() < deadline, server.posts
+                    time.sleep(0.02)
+            return {f"{body['event']} {body['key']}" for _, _, body in server.posts}
+
+        # The other one looks at failed attempts only.
+        stopped = [f"stopped/{name}" for name in PROJECTIONS if name != "failure_reasons"]
+        assert follow_until(*stopped) == {f"raised {key}" for key in stopped}
+        # Something new comes up while nobody follows: that alone is told.
+        record(database, "everything", 1, [Check("log chain", ok=False, detail="")], 0.0)
+        assert follow_until("check/log chain") == {"raised check/log chain"}
+        # Which is due to what was kept.
+        (settings.home / "alerts" / "follow.json").unlink()
+        assert follow_until(*stopped) >= {f"raised {key}" for key in stopped}
+        # What is mended meanwhile is over.
+        database["events"].update_one({}, {"$set": {"eventType": "PaymentProcessed"}})
+        assert follow_until(*stopped) == {f"resolved {key}" for key in stopped}

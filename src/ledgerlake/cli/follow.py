@@ -12,7 +12,9 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -56,7 +58,8 @@ def follow(ledger: LedgerLake, lake_every: float) -> None:
 class _Alerts:
     """Tells what is wrong, in a thread of its own: a webhook that hangs holds up nothing, nor the end.
 
-    Without `whole` it tells of the runner's own parts only: another process looks at the ledger.
+    Without `whole` it tells of the runner's own parts only: another process looks at the ledger. What was
+    told is kept in LEDGERLAKE_HOME, by each of the two, so that whoever is started next does not repeat it.
     """
 
     def __init__(self, ledger: LedgerLake, runner: LiveRunner, *, whole: bool = True) -> None:
@@ -69,16 +72,19 @@ class _Alerts:
         from ledgerlake.alerts import LOOK_SECONDS, Alarm, channels, failing_parts, look_at
 
         settings = self._ledger.settings
-        alarm = Alarm(channels(settings.alert_webhook, settings.database))
+        kept = _Kept(settings.home / "alerts" / f"{'follow' if self._whole else 'follow_lake'}.json")
+        alarm = Alarm(channels(settings.alert_webhook, settings.database), kept.memory)
         # The first look after a while: what is late when it starts is why it was started.
         while self._runner.wait(LOOK_SECONDS):
             try:
                 # Before the checkpoints: what has stopped says so there before it is known to fail.
-                failing = list(self._runner.failing)
+                tried, failing = self._runner.tried, list(self._runner.failing)
                 wrong, complete = look_at(self._ledger) if self._whole else ([], True)
                 # While the ledger is away, everything fails.
                 wrong += failing_parts(failing, wrong) if complete else []
-                alarm.look(wrong, complete=complete)
+                # What failed before this process was started is not over because it has not tried yet.
+                alarm.look(wrong, complete=complete and tried)
+                kept.keep(alarm.memory)
             except Exception:  # a service goes on, and says so
                 if self._runner.wait(0):
                     log.exception("It could not be looked for what is wrong; it is tried again.")
@@ -92,6 +98,32 @@ class _Alerts:
     ) -> None:
         self._runner.close()
         self._thread.join(_LAST_LOOK_SECONDS)
+
+
+class _Kept:
+    """A text in a file, which survives whoever wrote it. Without it, all that is wrong is told again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.memory: str | None = None
+        self._writable = True
+        with suppress(OSError, UnicodeDecodeError):
+            self.memory = path.read_text("utf-8")
+
+    def keep(self, memory: str) -> None:
+        """Write it down if it is another one."""
+        from ledgerlake.lake.files import write_atomically
+
+        if memory == self.memory:
+            return
+        try:
+            with write_atomically(self._path) as temp:
+                temp.write_text(memory, "utf-8")
+            self.memory, self._writable = memory, True
+        except OSError as error:
+            if self._writable:
+                log.warning("What was told can not be kept, and is told again after a restart: %s", error)
+            self._writable = False
 
 
 class _Lake:

@@ -73,6 +73,7 @@ class LiveRunner:
         # Re-entrant, as a condition is by default: a signal handler closes in the midst of a wait.
         self._ending = threading.Condition()
         self._failing: dict[str, str] = {}
+        self._untried = {part.name for part in parts}
         self._threads = [
             threading.Thread(target=self._keep, args=[part], name=f"live-{part.name}", daemon=True)
             for part in parts
@@ -82,6 +83,11 @@ class LiveRunner:
     def failing(self) -> Mapping[str, str]:
         """The parts whose last try failed, each with the error; they are tried again."""
         return dict(self._failing)
+
+    @property
+    def tried(self) -> bool:
+        """Whether every part has been brought up once, or has failed to be: only then is `failing` whole."""
+        return not self._untried
 
     def wait(self, seconds: float) -> bool:
         """For so many seconds, or until it is closed; whether it still runs."""
@@ -127,6 +133,7 @@ class LiveRunner:
                 if head(self._db) != reached or started - looked >= IDLE_BEATS * part.beat:
                     reached = part.bring_up(self._progress)
                     looked = started
+                self._untried.discard(part.name)
                 if failures:
                     failures = 0
                     self._failing.pop(part.name, None)
@@ -151,5 +158,6 @@ class LiveRunner:
                 extra={"projection": part.name},
             )
         self._failing[part.name] = f"{type(error).__name__}: {error}"
+        self._untried.discard(part.name)
         longest = LONGEST_PAUSE_AWAY if isinstance(error, PyMongoError) else LONGEST_PAUSE
         self.wait(min(longest, FIRST_PAUSE * 2 ** min(failures - 1, 10)))
