@@ -107,6 +107,30 @@ def test_reading_that_is_too_much_is_refused_and_keeps_no_command_and_no_token_o
         assert read().status_code == 200
 
 
+def test_a_token_whose_requests_take_long_leaves_room_for_others(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledgerlake.web.limits.MAX_OF_TOKEN", 2)
+    with serving(served.settings) as (address, server), ThreadPoolExecutor(2) as pool:
+        app: Any = server.config.app
+        service = app.state.service
+
+        def read() -> httpx.Response:
+            with as_(address, served.tokens["finance"]) as client:
+                return client.get("/api/v1/payments")
+
+        with held(service._reading._pool, lanes._THREADS):
+            asked = [pool.submit(read) for _ in range(2)]
+            until(lambda: service._reading._taken == 2, "they are under way")
+            assert refused(read(), "too_busy")
+            with as_(address, served.tokens["service"]) as client:
+                assert charge(client).status_code == 201
+        assert [each.result().status_code for each in asked] == [200, 200]
+        # What was refused, or is answered, does not count any more.
+        assert {read().status_code for _ in range(4)} == {200}
+        until(lambda: not service.limits._under_way, "none is under way")
+
+
 def received(connection: socket.socket) -> bytes:
     found = b""
     while part := connection.recv(65_536):

@@ -476,6 +476,9 @@ def test_a_session_is_what_the_server_signed_and_only_for_its_time(tmp_path: Pat
     again = Sessions.of_file(tmp_path / "web" / "session.key")
     assert again.read(cookie, now=1_000) == found
     assert Sessions.of_file(tmp_path / "elsewhere.key").read(cookie, now=1_000) is None
+    (tmp_path / "elsewhere.key").chmod(0o604)
+    with pytest.raises(SessionKeyError, match=r"elsewhere\.key.* is open to everybody"):
+        Sessions.of_file(tmp_path / "elsewhere.key")
     (tmp_path / "short.key").write_bytes(b"x")
     with pytest.raises(SessionKeyError, match=r"short\.key is not the key"):
         Sessions.of_file(tmp_path / "short.key")

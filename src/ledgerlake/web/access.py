@@ -180,7 +180,7 @@ async def _principal(request: Request) -> Principal:
             "Send Authorization: Bearer TOKEN; `ledgerlake token create` makes one.",
             headers=_CHALLENGE,
         )
-    service.limits.request(token.id)
+    service.limits.begin(token.id)
     principal = _principal_of(token)
     request.state.principal = principal
     return principal

@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ledgerlake.web.errors import answer_of
 from ledgerlake.web.limits import BODY_SECONDS, MAX_BODY_BYTES, MAX_UNDER_WAY, SEND_SECONDS
 from ledgerlake.web.problems import Problem, busy, response_of
+
+if TYPE_CHECKING:
+    from ledgerlake.web.service import Service
 
 log = logging.getLogger("ledgerlake.web")
 
@@ -77,7 +80,8 @@ class Envelope:
             else:
                 await send(message)
 
-        metrics = scope["app"].state.service.metrics
+        service: Service = scope["app"].state.service
+        metrics = service.metrics
         metrics.under_way += 1
         try:
             if metrics.under_way > MAX_UNDER_WAY and scope["path"] not in _ALWAYS:
@@ -97,6 +101,9 @@ class Envelope:
                 await _answer_of(failed, scope)(scope, receive, answer)
         finally:
             metrics.under_way -= 1
+            principal = scope["state"].get("principal")
+            if principal is not None:
+                service.limits.end(principal.token_id)
             seconds = time.perf_counter() - started
             route = _route(scope)
             metrics.request(scope["method"], route, status, seconds)

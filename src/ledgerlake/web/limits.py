@@ -18,6 +18,8 @@ SEND_SECONDS: Final = 60.0
 FILE_CHUNK: Final = 1 << 18
 # Requests under way in one process; each holds a body of at most MAX_BODY_BYTES.
 MAX_UNDER_WAY: Final = 512
+# And of one token: who waits for answers that take long leaves room for others.
+MAX_OF_TOKEN: Final = 128
 # Requests without a good token, by address.
 _UNKNOWN_RATE: Final = 20
 _BURST_SECONDS: Final = 2.0
@@ -52,11 +54,26 @@ class Limits:
     def __init__(self, rate: int) -> None:
         self._known = Buckets(rate)
         self._unknown = Buckets(_UNKNOWN_RATE)
+        self._under_way: dict[str, int] = {}
 
-    def request(self, token_id: str) -> None:
-        """Raises Problem: 429 where a token sends too many requests."""
+    def begin(self, token_id: str) -> None:
+        """A request of a token begins; `end` is to follow.
+
+        Raises:
+            Problem: 429 where it sends too many, or too many of it are under way; nothing is to follow.
+        """
         if not self._known.take(token_id):
             raise busy("too_many_requests", "This token sends more requests a second than it may.")
+        under_way = self._under_way.get(token_id, 0)
+        if under_way >= MAX_OF_TOKEN:
+            raise busy("too_busy", "This token has as many requests under way as it may.")
+        self._under_way[token_id] = under_way + 1
+
+    def end(self, token_id: str) -> None:
+        """A request of a token is answered."""
+        left = self._under_way.pop(token_id) - 1
+        if left:
+            self._under_way[token_id] = left
 
     def unknown(self, request: Request) -> None:
         """Raises Problem: 429 where an address sends too many requests without a good token."""

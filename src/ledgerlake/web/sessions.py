@@ -59,6 +59,7 @@ class Sessions:
             if not path.exists():
                 _make(path)
             key = path.read_bytes()
+            readers = path.stat().st_mode & 0o007
         except OSError as error:
             raise SessionKeyError(
                 f"The key of sessions, {path}, can not be read or made ({error}).",
@@ -67,6 +68,11 @@ class Sessions:
         if len(key) != _KEY_BYTES:
             raise SessionKeyError(
                 f"{path} is not the key of sessions.", "Delete it: all have to sign in again."
+            )
+        if readers:
+            raise SessionKeyError(
+                f"{path}, the key of sessions, is open to everybody on this machine.",
+                "Delete it (all have to sign in again), or, where nobody can have read it: chmod o= on it.",
             )
         return cls(key)
 

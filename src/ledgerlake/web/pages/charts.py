@@ -63,12 +63,11 @@ def known_until(service: Service, report: Report, daily: pl.DataFrame) -> dateti
     if report.edition != DRAFT or daily.is_empty():
         return None
     position = max(report.position, service.shelf.freshness().position or 0)
-    events = service.reads.store.read_all(max(0, position - _LAST_EVENTS), up_to=position)
-    times = [(min(each.timestamp, each.recorded_at), each.recorded_at) for each in events]
-    if not times:
+    events = list(service.reads.store.read_all(max(0, position - _LAST_EVENTS), up_to=position))
+    if not events:
         return None
-    recorded = max(at for _, at in times)
-    latest = max(*(at for at, _ in times), min(daily["last"].max(), recorded))
+    latest: datetime = max(*(each.timestamp for each in events), *daily["last"])
+    latest = min(latest, max(each.recorded_at for each in events))
     return latest.astimezone(ZoneInfo(report.zone)).replace(tzinfo=UTC)
 
 
