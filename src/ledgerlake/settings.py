@@ -9,7 +9,7 @@ Everything comes from environment variables, each with a default that works on a
 | LEDGERLAKE_MONGODB_READ_URI | (none)     | as whom the web server reads; none: as it appends           |
 | LEDGERLAKE_DATABASE         | ledgerlake | name of the database                                        |
 | LEDGERLAKE_SEGMENT_SIZE     | 100000     | events in one sealed Parquet segment of the lake            |
-| LEDGERLAKE_PROJECTION_BATCH | 20000      | events a projection folds in one transaction                |
+| LEDGERLAKE_PROJECTION_BATCH | 10000      | events a projection folds in one transaction                |
 | LEDGERLAKE_PROJECTIONS      | (none)     | projections to add, as package.module:NAME, by commas       |
 | LEDGERLAKE_ON_POISON        | park       | an event that can not be folded: park, or set_aside         |
 | LEDGERLAKE_APPEND_BATCH     | 500        | appends that one group commit takes at most                 |
@@ -94,7 +94,7 @@ class Settings:
     mongodb_read_uri: str | None = None
     database: str = "ledgerlake"
     segment_size: int = 100_000
-    projection_batch: int = 20_000
+    projection_batch: int = 10_000
     projections: tuple[str, ...] = ()
     on_poison: str = "park"
     append_batch: int = 500
@@ -135,7 +135,7 @@ class Settings:
             mongodb_read_uri=_mongodb_uri(environ, "LEDGERLAKE_MONGODB_READ_URI"),
             database=_database(environ),
             segment_size=_count(environ, "LEDGERLAKE_SEGMENT_SIZE", 100_000, 1, 100_000_000),
-            projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", 20_000, 1, 1_000_000),
+            projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", 10_000, 1, 1_000_000),
             projections=_projections(environ),
             on_poison=_one_of(environ, "LEDGERLAKE_ON_POISON", ("park", "set_aside")) or "park",
             append_batch=_count(environ, "LEDGERLAKE_APPEND_BATCH", 500, 1, 1_000),

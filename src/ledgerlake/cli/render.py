@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: amounts are text, so no digit is lost.")]
 
 
-# Where a terminal leaves so few columns to a text, the table is wider than the terminal.
-_NARROWEST = 8
+# Where a terminal leaves fewer columns to a text, a table does not fit it.
+_NARROWEST = 12
 
 
 def plain(value: Any) -> Any:
@@ -55,30 +55,45 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> None:
-    """Print rows; numbers and amounts are right-aligned."""
+    """Print rows; numbers and amounts are right-aligned. A terminal too narrow gets a line for each value."""
     from rich.table import Table
 
     shown = [list(row) for row in rows]
-    table = Table(title_justify="left")
-    width = 1
-    for i, column in enumerate(columns):
-        numeric = bool(shown) and all(isinstance(row[i], int | Decimal) or row[i] is None for row in shown)
-        # A text that is too wide goes on below, in its cell. A number stands whole, in one line.
-        least = max(_NARROWEST, *(len(_cell(row[i])) for row in shown)) if numeric else _NARROWEST
-        table.add_column(
-            column,
-            justify="right" if numeric else "left",
-            overflow="fold",
-            min_width=least if numeric else None,
-        )
-        width += least + 3
-    for row in shown:
-        table.add_row(*(_cell(value) for value in row))
+    cells = [[_cell(value) for value in row] for row in shown]
+    numeric = [
+        bool(shown) and all(isinstance(row[i], int | Decimal) or row[i] is None for row in shown)
+        for i in range(len(columns))
+    ]
+    longest = [max((len(row[i]) for row in cells), default=0) for i in range(len(columns))]
+    whole = [max(most, len(column)) for most, column in zip(longest, columns, strict=True)]
+    # A text that is too wide goes on below, in its cell. A number stands whole, in one line.
+    least = [
+        max(longest[i], *map(len, column.split())) if numeric[i] else min(whole[i], _NARROWEST)
+        for i, column in enumerate(columns)
+    ]
     out = console()
+    room = out.width - 3 * len(columns) - 1
+    if out.is_terminal and sum(least) > room and len(columns) > 2:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        numbers = [most for most, is_number in zip(longest, numeric, strict=True) if is_number]
+        out.width = max(out.width, max(map(len, columns)) + 2 + max(numbers, default=_NARROWEST))
+        pairs = ([*zip(columns, row, strict=True), ("", "")] for row in cells)
+        cells = [list(pair) for row in pairs for pair in row]
+    else:
+        table = Table()
+        for i, column in enumerate(columns):
+            if numeric[i]:
+                table.add_column(column, justify="right", width=least[i] if sum(whole) > room else whole[i])
+            else:
+                table.add_column(column, overflow="fold", min_width=least[i])
+        # Wider than the terminal, if need be: that folds its lines, where a narrower table would drop digits.
+        out.width += max(0, sum(least) - room)
     # Title and note stand by themselves: inside the table they would be folded to its width.
     out.print(title, style="bold", markup=False, soft_wrap=True)
-    # Wider than the terminal, if need be: that folds its lines, where a narrower table would drop digits.
-    out.width = max(out.width, width)
+    for row in cells:
+        table.add_row(*row)
     out.print(table, crop=False)
     if note:
         out.print(note, style="dim", markup=False, soft_wrap=True)

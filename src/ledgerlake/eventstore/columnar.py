@@ -158,9 +158,13 @@ def iter_columns(
     wanted = schema_of(columns)
     if batch < 1 or up_to < after or after < 0:
         raise ValueError(f"Can not read positions {after + 1} to {up_to} in batches of {batch}.")
+    log = _Log(db, archive)
+    if 0 < up_to - after <= min(batch, RANGE_EVENTS):
+        # There is nothing to read ahead: a thread would cost more than it saves.
+        yield _read_range(log, wanted, after, up_to)
+        return
     parts: list[pa.Table] = []
     rows = 0
-    log = _Log(db, archive)
     with closing(_read_ahead(log, wanted, _ranges(after, up_to, batch))) as ahead:
         for part in ahead:
             parts.append(part)

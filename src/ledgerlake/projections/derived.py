@@ -18,25 +18,32 @@ _BAD_VALUE: Final = 2
 # From so many changes on it pays to look which totals are there and to insert the others: an upsert costs the
 # server several inserts. For fewer the round trip costs more.
 _LOOK_FROM: Final = 100
+_LIKE: Final = "like a worker's"
+_LIKE_A_WORKERS: Final = pl.col("key").str.contains(r"@\d+$").alias(_LIKE)
 
 
 def contributed(derived: Derived, states: pl.DataFrame) -> pl.DataFrame:
-    """What these rows of deltas, each the whole state of a document, count for.
+    """What these rows of deltas, each the whole state of a document, count for: of no shape if for nothing.
 
     Raises:
         ProjectionError: a key that could be mistaken for that of a worker.
     """
     rows = derived.contributions(states)
-    for key in rows.filter(pl.col("key").str.contains(r"@\d+$"))["key"]:
+    if not rows.height:
+        return rows
+    found = rows.select(
+        pl.col("key").cast(pl.String),
+        *derived.by,
+        *(pl.col(total).cast(pl.Int64) for total in derived.totals),
+        _LIKE_A_WORKERS,
+    )
+    like = found.drop_in_place(_LIKE)
+    for key in found["key"].filter(like) if like.any() else ():
         raise ProjectionError(
             f"The key {key!r} of {derived.name} ends in @ and a number, as those of workers do.",
             "Let its contributions make other keys.",
         )
-    return rows.select(
-        pl.col("key").cast(pl.String),
-        *derived.by,
-        *(pl.col(total).cast(pl.Int64) for total in derived.totals),
-    )
+    return found
 
 
 def change(derived: Derived, now: Sequence[pl.DataFrame], before: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -45,8 +52,8 @@ def change(derived: Derived, now: Sequence[pl.DataFrame], before: Sequence[pl.Da
     Raises:
         ProjectionError: a sum does not fit 64 bits.
     """
-    taken_out = [frame.with_columns(-pl.col(total) for total in derived.totals) for frame in before]
-    frames = [frame for frame in (*now, *taken_out) if frame.height]
+    out = [frame.with_columns(-pl.col(*derived.totals)) for frame in before if frame.height]
+    frames = [frame for frame in now if frame.height] + out
     if not frames:
         return pl.DataFrame(schema=["key"])
     rows = pl.concat(frames, how="vertical")

@@ -120,7 +120,7 @@ def advance(
     db: Db,
     projection: Projection,
     up_to: int | None = None,
-    batch: int = 20_000,
+    batch: int = 10_000,
     on_progress: Callable[[int, int], None] | None = None,
     archive: ArchivedEvents = NO_ARCHIVE,
     telemetry: Telemetry | None = None,
@@ -153,18 +153,23 @@ def advance(
     if batch < 1:
         raise ValueError(f"A batch has at least one event, not {batch}.")
 
-    def advanced(slot: Slot, on_progress: Callable[[int, int], None] | None) -> Advance:
+    def advanced(
+        slot: Slot,
+        on_progress: Callable[[int, int], None] | None,
+        found: checkpoints.Checkpoint | None = None,
+    ) -> Advance:
         runner = _Runner(db, projection, slot, archive, projection.on_poison or on_poison)
-        return runner.advance(up_to, batch, on_progress, telemetry)
+        return runner.advance(up_to, batch, on_progress, telemetry, found)
 
     if slot is not None:
         return advanced(slot, on_progress)
     while True:
-        found = [live for live, _ in live_slots(db, projection)]
+        found = live_slots(db, projection)
         try:
             if len(found) == 1:
-                return advanced(found[0], on_progress)
-            return _side_by_side(found, advanced, on_progress)
+                [(only, standing)] = found
+                return advanced(only, on_progress, standing)
+            return _side_by_side([live for live, _ in found], advanced, on_progress)
         except SlotGone:
             continue  # it was swapped or split meanwhile: go on with what is live now
 
@@ -277,9 +282,11 @@ class _Runner:
         batch: int,
         on_progress: Callable[[int, int], None] | None,
         telemetry: Telemetry | None,
+        found: checkpoints.Checkpoint | None = None,
     ) -> Advance:
+        """`advance` of the slot, whose checkpoint was `found` just now; None: it is to be looked up."""
         db, projection, slot = self.db, self.projection, self.slot
-        start = position = self._standing()
+        start = position = self._standing(found)
         commit = _commit if telemetry is None else observed(_commit, telemetry)
         target = head(db) if up_to is None else min(up_to, head(db))
         events = batches = aside = attempts = 0
@@ -329,10 +336,11 @@ class _Runner:
                     on_progress(min(max(position, start), target) - start, target - start)
         return Advance(projection.name, start, position, events, batches, aside)
 
-    def _standing(self) -> int:
-        """The position to go on from."""
+    def _standing(self, found: checkpoints.Checkpoint | None = None) -> int:
+        """The position to go on from; `found` is the checkpoint, if it is known."""
         db, projection = self.db, self.projection
-        found = checkpoints.slot_checkpoint(db, self.slot)
+        if found is None:
+            found = checkpoints.slot_checkpoint(db, self.slot)
         if found is None:
             raise SlotGone(
                 f"{self.slot.id} has no generation {self.slot.generation} any more.",

@@ -72,7 +72,7 @@ class InlineProjections:
         *,
         call: Callable[[Callable[[], Any]], Any] = _at_once,
         archive: ArchivedEvents = NO_ARCHIVE,
-        batch: int = 20_000,
+        batch: int = 10_000,
         on_poison: OnPoison = OnPoison.PARK,
         on_moved: Callable[[], None] | None = None,
         telemetry: Telemetry | None = None,

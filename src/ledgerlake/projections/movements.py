@@ -29,6 +29,11 @@ def amounts(*names: str) -> tuple[Field, ...]:
 
 COLUMNS = ("event_type", "schema_version", "organization_id", "currency", "amount_minor", "occurred_at")
 INSTANT = pl.Datetime("ms", "UTC")
+# Expressions are made once: to make them costs more than to apply them to the rows of a live batch.
+_UNKNOWN: Final = ~(
+    pl.col("event_type").is_in(list(EVENT_STATUS)) & (pl.col("schema_version") == SCHEMA_VERSION)
+)
+_STATUS_OF: Final = pl.col("event_type").replace_strict(EVENT_STATUS, return_dtype=pl.String)
 
 
 def with_status(events: pl.DataFrame) -> pl.DataFrame:
@@ -38,17 +43,14 @@ def with_status(events: pl.DataFrame) -> pl.DataFrame:
         ProjectionError: an event of a type or schema version that has none.
         MoneyError: a currency that is none of ISO 4217.
     """
-    known = pl.col("event_type").is_in(list(EVENT_STATUS)) & (pl.col("schema_version") == SCHEMA_VERSION)
-    for kind, version in events.filter(~known).select("event_type", "schema_version").iter_rows():
+    for kind, version in events.filter(_UNKNOWN).select("event_type", "schema_version").iter_rows():
         raise ProjectionError(
             f"There is no event {kind} of schema version {version}.",
             "A newer program has written it: bring this one up to date.",
         )
     for currency in events["currency"].unique():
         exponent(currency)
-    return events.with_columns(
-        status=pl.col("event_type").replace_strict(EVENT_STATUS, return_dtype=pl.String)
-    )
+    return events.with_columns(status=_STATUS_OF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,12 @@ def movement_projection(
         events: the only event types that it takes, if given.
     """
     schema = {"key": pl.String, **{each: column.kind for each, column in deltas.items()}}
+    of = {"key": key, **{each: column.of for each, column in deltas.items()}}
     by = ["key", *(each for each, column in deltas.items() if column.together is None)]
     together = {each: column.together for each, column in deltas.items() if column.together is not None}
 
     def fold(events: pl.DataFrame) -> pl.DataFrame:
-        rows = with_status(events).select(key=key, **{each: column.of for each, column in deltas.items()})
-        return merge(rows)
+        return merge(with_status(events).select(**of))
 
     def merge(rows: pl.DataFrame) -> pl.DataFrame:
         merged = rows.group_by(by, maintain_order=True).agg(**together)

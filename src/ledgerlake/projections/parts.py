@@ -47,7 +47,7 @@ def split(
     db: Db,
     projection: Projection,
     parts: int,
-    batch: int = 20_000,
+    batch: int = 10_000,
     archive: ArchivedEvents = NO_ARCHIVE,
     on_poison: OnPoison = OnPoison.PARK,
 ) -> int:

@@ -22,33 +22,42 @@ BEFORE: Final = -1
 _HOUR: Final = 3_600_000
 _DAY: Final = 24 * _HOUR
 
+# Expressions are made once: to make them costs more than to apply them to the rows of a live batch.
+_PROCESSED, _REFUNDED = pl.col("processed"), pl.col("refunded")
+_STATE: Final = {
+    "status": pl.when("unreferenced")
+    .then(pl.lit("refunded"))
+    .when(_PROCESSED.is_null())
+    .then(pl.lit("failed"))
+    .when(_REFUNDED == 0)
+    .then(pl.lit("completed"))
+    .when(_REFUNDED < _PROCESSED)
+    .then(pl.lit("partially_refunded"))
+    .otherwise(pl.lit("refunded")),
+    "amountMinor": pl.coalesce(pl.when("unreferenced").then(_REFUNDED), _PROCESSED, "failed"),
+    "refundedMinor": _REFUNDED,
+    "netMinor": _PROCESSED.fill_null(0) - _REFUNDED,
+    "failuresBefore": pl.coalesce(pl.col("completing") - 1, "failures"),
+}
+_STATE_KEY: Final = pl.concat_str(
+    "organizationId",
+    "status",
+    pl.when("unreferenced").then(pl.lit("unreferenced")).otherwise(pl.lit("payment")),
+    "currency",
+    separator="|",
+)
+
 
 def with_state(payments: pl.DataFrame) -> pl.DataFrame:
     """Deltas of whole payments, with what their documents say besides: status, amounts, failuresBefore."""
-    processed, refunded = pl.col("processed"), pl.col("refunded")
-    return payments.with_columns(
-        status=pl.when("unreferenced")
-        .then(pl.lit("refunded"))
-        .when(processed.is_null())
-        .then(pl.lit("failed"))
-        .when(refunded == 0)
-        .then(pl.lit("completed"))
-        .when(refunded < processed)
-        .then(pl.lit("partially_refunded"))
-        .otherwise(pl.lit("refunded")),
-        amountMinor=pl.coalesce(pl.when("unreferenced").then(refunded), processed, "failed"),
-        refundedMinor=refunded,
-        netMinor=processed.fill_null(0) - refunded,
-        failuresBefore=pl.coalesce(pl.col("completing") - 1, "failures"),
-    )
+    return payments.with_columns(**_STATE)
 
 
 def _states(payments: pl.DataFrame) -> pl.DataFrame:
-    kind = pl.when("unreferenced").then(pl.lit("unreferenced")).otherwise(pl.lit("payment"))
     return _counted(
         with_state(payments),
         ("organizationId", "status", "unreferenced", "currency"),
-        pl.concat_str("organizationId", "status", kind, "currency", separator="|"),
+        _STATE_KEY,
         "count",
         "amountMinor",
         "refundedMinor",
@@ -58,6 +67,8 @@ def _states(payments: pl.DataFrame) -> pl.DataFrame:
 def _latency(payments: pl.DataFrame) -> pl.DataFrame:
     # A refund that names no payment has no completion.
     refunded = payments.filter(pl.col("completedAt").is_not_null() & pl.col("firstRefundAt").is_not_null())
+    if not refunded.height:
+        return refunded
     late = (pl.col("firstRefundAt") - pl.col("completedAt")).dt.total_milliseconds()
     return _counted(
         refunded.with_columns(
@@ -76,9 +87,12 @@ def _latency(payments: pl.DataFrame) -> pl.DataFrame:
 
 
 def _recovery(payments: pl.DataFrame) -> pl.DataFrame:
+    failed = payments.filter(pl.col("failures") > 0)
+    if not failed.height:
+        return failed
     outcome = pl.when("recovered").then(pl.lit("recovered")).otherwise(pl.lit("not recovered"))
     return _counted(
-        with_state(payments.filter(pl.col("failures") > 0))
+        with_state(failed)
         .filter(pl.col("failuresBefore") > 0)
         .with_columns(
             day=pl.col("firstFailedAt").dt.truncate("1d"),

@@ -57,62 +57,65 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "firstPosition": pl.Int64,
     "position": pl.Int64,
 }
+# Expressions are made once: to make them costs more than to apply them to the rows of a live batch.
+_IS_PROCESSED = pl.col("status") == "completed"
+_IS_FAILED = pl.col("status") == "failed"
+_IS_REFUNDED = pl.col("status") == "refunded"
+_AMOUNT = pl.col("amount_minor")
+_OF_EVENT = {
+    "key": pl.col("payment_id"),
+    "organizationId": pl.col("organization_id"),
+    "userId": pl.col("user_id"),
+    "currency": pl.col("currency"),
+    "processed": pl.when(_IS_PROCESSED).then(_AMOUNT),
+    "failed": pl.when(_IS_FAILED).then(_AMOUNT),
+    "refunded": pl.when(_IS_REFUNDED).then(_AMOUNT).otherwise(0),
+    "attempts": (_IS_PROCESSED | _IS_FAILED).cast(pl.Int32),
+    "failures": _IS_FAILED.cast(pl.Int32),
+    "refunds": _IS_REFUNDED.cast(pl.Int32),
+    "completing": pl.when(_IS_PROCESSED).then(pl.col("attempt")),
+    # A failure without a reason still is the last failure: its reason is the empty text until rendered.
+    "reason": pl.when(_IS_FAILED).then(pl.col("reason").fill_null("")),
+    "unreferenced": pl.col("unreferenced"),
+    "openedAt": AT,
+    "firstAt": AT,
+    "lastAt": AT,
+    "completedAt": pl.when(_IS_PROCESSED).then(AT),
+    "firstRefundAt": pl.when(_IS_REFUNDED).then(AT),
+    "firstFailedAt": pl.when(_IS_FAILED).then(AT),
+    "since": pl.col("version"),
+    "version": pl.col("version"),
+    "firstPosition": pl.col("position"),
+    "position": pl.col("position"),
+}
+_SINCE = pl.col("version") - pl.col("since") + 1
+_TOGETHER = (
+    pl.col("organizationId", "currency", "openedAt", "since", "firstPosition").first(),
+    pl.col("userId").drop_nulls().first(),
+    pl.col("processed", "completing", "failed", "reason", "completedAt").drop_nulls().last(),
+    int64_sum("refunded").alias("refunded"),
+    pl.col("attempts", "failures", "refunds").sum(),
+    pl.col("unreferenced").any(),
+    pl.col("firstAt", "firstRefundAt", "firstFailedAt").min(),
+    pl.col("lastAt").max(),
+    pl.col("version", "position").last(),
+    _SINCE.sum().alias("versions"),
+)
+_MISSING = pl.col("versions") != _SINCE
+_TYPED = [pl.col(name).cast(kind) for name, kind in _SCHEMA.items()]
 
 
 def _fold(events: pl.DataFrame) -> pl.DataFrame:
-    events = with_status(events)
-    processed = pl.col("status") == "completed"
-    failed = pl.col("status") == "failed"
-    refunded = pl.col("status") == "refunded"
-    amount = pl.col("amount_minor")
-    at = AT
-    rows = events.select(
-        key=pl.col("payment_id"),
-        organizationId=pl.col("organization_id"),
-        userId=pl.col("user_id"),
-        currency=pl.col("currency"),
-        processed=pl.when(processed).then(amount),
-        failed=pl.when(failed).then(amount),
-        refunded=pl.when(refunded).then(amount).otherwise(0),
-        attempts=(processed | failed).cast(pl.Int32),
-        failures=failed.cast(pl.Int32),
-        refunds=refunded.cast(pl.Int32),
-        completing=pl.when(processed).then(pl.col("attempt")),
-        # A failure without a reason still is the last failure: its reason is the empty text until rendered.
-        reason=pl.when(failed).then(pl.col("reason").fill_null("")),
-        unreferenced=pl.col("unreferenced"),
-        openedAt=at,
-        firstAt=at,
-        lastAt=at,
-        completedAt=pl.when(processed).then(at),
-        firstRefundAt=pl.when(refunded).then(at),
-        firstFailedAt=pl.when(failed).then(at),
-        since=pl.col("version"),
-        version=pl.col("version"),
-        firstPosition=pl.col("position"),
-        position=pl.col("position"),
-    )
-    return _merge(rows)
+    return _merge(with_status(events).select(**_OF_EVENT))
 
 
 def _merge(rows: pl.DataFrame) -> pl.DataFrame:
-    merged = rows.group_by("key", maintain_order=True).agg(
-        pl.col("organizationId", "currency", "openedAt", "since", "firstPosition").first(),
-        pl.col("userId").drop_nulls().first(),
-        pl.col("processed", "completing", "failed", "reason", "completedAt").drop_nulls().last(),
-        int64_sum("refunded").alias("refunded"),
-        pl.col("attempts", "failures", "refunds").sum(),
-        pl.col("unreferenced").any(),
-        pl.col("firstAt", "firstRefundAt", "firstFailedAt").min(),
-        pl.col("lastAt").max(),
-        pl.col("version", "position").last(),
-        versions=(pl.col("version") - pl.col("since") + 1).sum(),
-    )
-    for key, since, version, versions in merged.filter(
-        pl.col("versions") != pl.col("version") - pl.col("since") + 1
-    ).select("key", "since", "version", "versions").iter_rows():  # fmt: skip
+    merged = rows.group_by("key", maintain_order=True).agg(_TOGETHER)
+    for key, since, version, versions in merged.filter(_MISSING).select(
+        "key", "since", "version", "versions"
+    ).iter_rows():  # fmt: skip
         raise not_in_step(_NAME, f"counts {versions} events of {key!r} in its versions {since} to {version}")
-    return as_int64(merged, "refunded").select(pl.col(name).cast(kind) for name, kind in _SCHEMA.items())
+    return as_int64(merged, "refunded").select(_TYPED)
 
 
 def _recall(documents: Sequence[Document]) -> pl.DataFrame:

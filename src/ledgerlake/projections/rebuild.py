@@ -126,7 +126,7 @@ class BroughtUp:
 def bring_up(
     db: Db,
     projection: Projection,
-    batch: int = 20_000,
+    batch: int = 10_000,
     on_progress: Callable[[int, int], None] | None = None,
     archive: ArchivedEvents = NO_ARCHIVE,
     telemetry: Telemetry | None = None,
@@ -171,7 +171,7 @@ def rebuild(
     projection: Projection,
     *,
     swap: bool = True,
-    batch: int = 20_000,
+    batch: int = 10_000,
     on_progress: Callable[[RebuildProgress], None] | None = None,
     archive: ArchivedEvents = NO_ARCHIVE,
     on_poison: OnPoison = OnPoison.PARK,
