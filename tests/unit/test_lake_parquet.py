@@ -80,6 +80,22 @@ def test_the_hash_is_that_of_the_values_however_the_buffers_lie(cuts: list[int])
     assert digest(pa.concat_tables(parts)) == digest(WHOLE)
 
 
+def test_the_hash_is_the_one_that_files_of_earlier_versions_state() -> None:
+    nulls = pa.table([pa.nulls(50, each.type) for each in SCHEMA], schema=SCHEMA)
+    some = pa.concat_tables([WHOLE.slice(7, 50), nulls, WHOLE.slice(3, 20)]).slice(40, 70)
+    assert digest(WHOLE) == "22f9f435ff945ac0f20669cc6a09e267c63c48612c4b6a9647b10c2830b3625f"
+    assert digest(nulls) == "4805517145df85c8f38b733abf9d51ed41496add53ec68c5a4c7fc6e47f6e7a2"
+    assert digest(some) == "81095337a5fac040175e7c78fca199bcfb4851c28d15bf34d8b81555038dc9c2"
+
+
+def test_what_was_written_is_what_lies_there(tmp_path: Path) -> None:
+    path = tmp_path / "some.parquet"
+    made = write_table(path, WHOLE, {"position": "300"})
+    content = path.read_bytes()
+    assert (made.bytes, made.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert (made.rows, made.row_hash) == (300, read_footer(path).stated["row_hash"])
+
+
 def test_the_hash_sees_every_value_and_every_null() -> None:
     rows = WHOLE.to_pylist()
     changes: dict[str, Any] = {

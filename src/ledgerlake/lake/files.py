@@ -45,12 +45,16 @@ def temporary(path: Path) -> Iterator[Path]:
         os.close(held)
 
 
-def publish(temp: Path, path: Path) -> None:
-    """Flush `temp` to the disk and rename it to `path`, in the same folder."""
+def publish(temp: Path, path: Path, *, last: bool = True) -> None:
+    """Flush `temp` to the disk and rename it to `path`, in the same folder.
+
+    The folder is flushed, too, unless this is not the `last` of several files that are published there.
+    """
     with temp.open("rb") as written:
         os.fsync(written.fileno())
     os.replace(temp, path)
-    sync_folder(path.parent)
+    if last:
+        sync_folder(path.parent)
 
 
 def publish_new(temp: Path, path: Path) -> bool:

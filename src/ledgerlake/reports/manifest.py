@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ledgerlake.lake.files import write_atomically
-from ledgerlake.lake.parquet import read_footer
-from ledgerlake.reports.billing_definition import ITEMISED, SUMMARY
+from ledgerlake.lake.parquet import WrittenFile, read_footer
+from ledgerlake.reports.billing_definition import ITEMISED, ITEMISED_FILE, SUMMARY, SUMMARY_FILE
 from ledgerlake.reports.books import BEGINNING, Books, Entry
 from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.interval import Interval
@@ -164,24 +164,39 @@ def stated(
 
 
 def write_manifest(
-    folder: Path, facts: Mapping[str, Any], files: Sequence[str], state: Mapping[str, Any] | None = None
+    folder: Path,
+    facts: Mapping[str, Any],
+    files: Sequence[str],
+    state: Mapping[str, Any] | None = None,
+    written: tuple[Mapping[str, WrittenFile], Sequence[Json]] | None = None,
 ) -> Manifest:
     """Write FOLDER/manifest.json about these files in it; the two Parquet files have to be among them.
 
-    Control totals and row counts are taken from the files as they lie there.
+    `written` is what the caller has just made of the two, and the summary's control totals; else that is
+    taken from the files as they lie there.
 
     Raises:
         CorruptFileError: a Parquet file can not be read.
     """
-    tables = {name: _table(folder / name) for name in TABLES}
+    if written is None:
+        tables = {name: _table(folder / name) for name in TABLES}
+        totals: Sequence[Json] = totals_of(pq.ParquetFile(folder / TABLES[1]).read(use_threads=False))
+        digests = {}
+    else:
+        made, totals = written
+        tables = {
+            name: {"rows": made[name].rows, "row_hash": made[name].row_hash, "columns": _COLUMNS[name]}
+            for name in TABLES
+        }
+        digests = {name: {"bytes": made[name].bytes, "sha256": made[name].sha256} for name in TABLES}
     content: Json = {
         "report_id": report_id(facts),
         "facts": dict(facts),
         "state": _state(state),
         "generator": generator(),
         "tables": tables,
-        "totals": totals_of(pq.ParquetFile(folder / TABLES[1]).read(use_threads=False)),
-        "files": {name: file_facts(folder / name) for name in sorted(files)},
+        "totals": totals,
+        "files": {name: digests.get(name) or file_facts(folder / name) for name in sorted(files)},
     }
     write_json(folder / MANIFEST, content)
     return Manifest(content["report_id"], content)
@@ -254,7 +269,7 @@ def _rendered(value: Any, depth: int = 0) -> str:
     """JSON that people can read: a line for each member or item, down to those that fit on one."""
     # Not json's own indentation: that is written in Python, and takes as long as a report's whole summary.
     if not value or not isinstance(value, dict | list) or depth == _LINES_DOWN_TO:
-        return json.dumps(value, ensure_ascii=False)
+        return str(value) if type(value) is int else _encode(value)
     if isinstance(value, dict):
         lines = [f"{json.dumps(name)}: {_rendered(each, depth + 1)}" for name, each in value.items()]
     else:
@@ -269,8 +284,19 @@ def _table(path: Path) -> Json:
     return {
         "rows": footer.rows,
         "row_hash": footer.stated["row_hash"],
-        "columns": [{"name": each.name, "type": str(each.type)} for each in pq.read_schema(path)],
+        "columns": _columns(pq.read_schema(path)),
     }
+
+
+def _columns(schema: pa.Schema) -> list[Json]:
+    return [{"name": each.name, "type": str(each.type)} for each in schema]
+
+
+_COLUMNS: Final = {
+    name: _columns(schema) for name, schema in zip(TABLES, (ITEMISED_FILE, SUMMARY_FILE), strict=True)
+}
+# json.dumps makes an encoder each time.
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _state(state: Mapping[str, Any] | None) -> Json:

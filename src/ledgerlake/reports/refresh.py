@@ -10,11 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
+
 from ledgerlake.lake.engines import DUCKDB, Connection, Engine
 from ledgerlake.lake.files import exclusive, remove_leftovers, write_atomically
 from ledgerlake.reports.billing_definition import ITEMISED, SUMMARY, BillingTotals
 from ledgerlake.reports.bookings import booked
 from ledgerlake.reports.books import BEGINNING, EMPTY_BOOKS, Books
+from ledgerlake.reports.clock import Clock
 from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.manifest import MANIFEST, TABLES
@@ -201,17 +204,21 @@ def _due(
 ) -> dict[Interval, frozenset[str] | None]:
     """The open months to write, each with the organizations that it changes for; None for everybody."""
     booked(connection, books)
-    rows = connection.sql(_BOOKED_AFTER, params={"after": known.position}).to_arrow_table().to_pylist()
+    rows = connection.sql(_BOOKED_AFTER, params={"after": known.position}).to_arrow_table()
+    clock = Clock(books.zone)
+    names = rows["organization_id"].to_pylist()
+    booked_in: set[tuple[str, str]] = set()
+    for each in ("first", "last"):
+        instants = rows[each].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_numpy()
+        booked_in.update(zip(names, clock.months(instants).to_pylist(), strict=True))
+    labels = {label for _, label in booked_in} | set(known.months if known.position else ())
+    months = {label: Interval.parse(label, books.zone) for label in labels}
     first: dict[str, Interval] = {}
-    found: set[Interval] = set()
-    for row in rows:
-        months = {Interval.month_of(row[each], books.zone) for each in ("first", "last")}
-        found |= months
-        name = row["organization_id"]
-        first[name] = min([*months, *([first[name]] if name in first else [])])
-    shown = {Interval.parse(label, books.zone) for label in known.months} if known.position else set()
+    for name, label in booked_in:
+        first[name] = min(first.get(name, months[label]), months[label])
+    shown = {months[label] for label in known.months} if known.position else set()
     due: dict[Interval, frozenset[str] | None] = {}
-    for month in sorted(found | shown):
+    for month in sorted(months.values()):
         if month.end <= _shut(books):
             continue
         if month not in shown or month.label in missing:

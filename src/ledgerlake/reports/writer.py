@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ledgerlake.lake.files import publish, remove_leftovers, temporary
-from ledgerlake.lake.parquet import ROW_GROUP, DeterministicWriter, row_groups, write_table
+from ledgerlake.lake.parquet import ROW_GROUP, DeterministicWriter, WrittenFile, row_groups, write_table
 from ledgerlake.reports.billing_definition import (
     ITEMISED,
     ITEMISED_FILE,
@@ -249,18 +249,23 @@ class _Reports:
                     raise ReportError(f"{said}: {'; '.join(differences[:5])}.", _DAMAGED)
                 converted = sums.converted(summary, self.spec.currency)
                 table = pa.Table.from_pylist(converted, SUMMARY_FILE)
-                says = {**stated(facts, self._state, totals_of(table)), "lines": str(writer.rows)}
-                writer.close({**says, "kind": ITEMISED.name, "definition_version": str(ITEMISED.version)})
-                write_table(
+                totals = totals_of(table)
+                says = {**stated(facts, self._state, totals), "lines": str(writer.rows)}
+                lines_made = writer.close(
+                    {**says, "kind": ITEMISED.name, "definition_version": str(ITEMISED.version)}
+                )
+                summary_made = write_table(
                     summary_temp,
                     table,
                     {**says, "kind": SUMMARY.name, "definition_version": str(SUMMARY.version)},
                 )
             finally:
                 writer.abandon()
-            publish(lines_temp, itemised_file)
-            publish(summary_temp, summary_file)
-        files = self._finish(folder, facts)
+            # The manifest is the last file, and its writing flushes the folder.
+            publish(lines_temp, itemised_file, last=False)
+            publish(summary_temp, summary_file, last=False)
+        made = dict(zip(TABLES, (lines_made, summary_made), strict=True))
+        files = self._finish(folder, facts, (made, totals))
         self._written[organization] = (writer.rows, files, converted)
         return writer.rows
 
@@ -287,7 +292,9 @@ class _Reports:
             writer.write(lines)
         return sums
 
-    def _finish(self, folder: Path, facts: Mapping[str, Any]) -> list[Path]:
+    def _finish(
+        self, folder: Path, facts: Mapping[str, Any], written: tuple[dict[str, WrittenFile], list[Row]]
+    ) -> list[Path]:
         """The other formats, then the manifest of all files; which these are."""
         files = [folder / name for name in TABLES]
         others = [name for name in self._formats if name != "parquet"]
@@ -296,7 +303,7 @@ class _Reports:
         # What an earlier report left in other formats says something else by now.
         for name in OTHERS - {path.name for path in files}:
             (folder / name).unlink(missing_ok=True)
-        write_manifest(folder, facts, [path.name for path in files], self._state)
+        write_manifest(folder, facts, [path.name for path in files], self._state, written)
         return [*files, folder / MANIFEST]
 
 
