@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # An append is confirmed, or is told not to be, in less.
 GRACE_SECONDS: Final = 60
-# A worker that has not said for so long that it lives is replaced: long, for one that is only busy.
-_SILENT_SECONDS: Final = 60
+# A worker that has not answered its supervisor for so long is replaced: long, for one that is only busy.
+_SILENT_SECONDS: Final = 20
 
 
 def register(app: typer.Typer) -> None:
