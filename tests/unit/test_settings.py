@@ -17,7 +17,7 @@ def test_an_empty_environment_gives_the_documented_defaults(
     assert settings == Settings(home=tmp_path / "var")
     assert settings.mongodb_uri is None
     assert settings.database == "ledgerlake"
-    assert (settings.segment_size, settings.projection_batch, settings.append_batch) == (100_000, 20_000, 500)
+    assert (settings.segment_size, settings.projection_batch, settings.append_batch) == (100_000, 10_000, 500)
     assert settings.append_linger_ms == 1
     assert settings.snapshot_every == 100
 
