@@ -1,18 +1,22 @@
-"""Refresh of the lake from an empty one, against reading the same events raw; and of a few events on many."""
+"""The lake: its refresh against reading the same events raw, a few events on many, and trends out of it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import pyarrow as pa
 from bson import Int64
 
 from benchmarks.measure import Db, Figure, Scale, child, events, fill, rate, scratch
 from ledgerlake.eventstore.columnar import head
+from ledgerlake.lake.definitions import TRENDS
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.settings import Settings
 
 SHORT = 100_000
 NEW = 1_000
+# So few events take a tenth of a second, most of it the disk's: one round says nothing.
+NEW_ROUNDS = 20
 MEMORY_MB = 500
 
 REFRESH = """
@@ -37,7 +41,8 @@ def run(scale: Scale) -> list[Figure]:
         fill(replace(scale, events=5 * scale.events), long)
         refreshed = _from_nothing(scale, settings, long)
         fill(replace(scale, events=short), few)
-        return [*refreshed, _on_many(scale, (few_settings, few), (settings, long))]
+        on_many = _on_many(scale, (few_settings, few), (settings, long))
+    return [*refreshed, on_many, _trends(scale)]
 
 
 def _from_nothing(scale: Scale, settings: Settings, database: Db) -> list[Figure]:
@@ -73,13 +78,48 @@ def _on_many(scale: Scale, few: tuple[Settings, Db], many: tuple[Settings, Db]) 
         _lake(settings).refresh(database)
     short, long = (head(database) for _, database in (few, many))
     ratios: list[float] = []
-    for number in range(max(scale.rounds, 5) + 1):
+    for number in range(max(scale.rounds, NEW_ROUNDS) + 1):
         on_few, on_many = (_more(settings, database) for settings, database in (few, many))
         if number:
             ratios.append(on_many / on_few)
             scale.say(f"  {NEW:,} events on {short:,}: {on_few:,.0f} ev/s, on {long:,}: {on_many:,.0f} ev/s")
     note = "lake; at least 1 / 1.3: at most 1.3 times the time"
     return Figure(f"{NEW:,} events on {long:,}", f"on {short:,}", ratios, round(1 / 1.3, 2), note)
+
+
+def _trends(scale: Scale) -> Figure:
+    """Movements per organization, day, currency and outcome: the definition against an aggregation."""
+    by = {
+        "organization": "$metadata.organizationId",
+        "day": {"$dateTrunc": {"date": "$timestamp", "unit": "day"}},
+        "currency": "$eventData.currency",
+        "type": "$eventType",
+    }
+    minor = "$eventData.amountMinor"
+    figures = {"count": {"$sum": 1}, "total": {"$sum": minor}, "min": {"$min": minor}, "max": {"$max": minor}}
+    pipeline = [{"$group": {"_id": by, **figures}}]
+    ratios: list[float] = []
+    with scratch(scale) as (settings, database):
+        fill(scale, database)
+        _lake(settings).refresh(database)
+        for number in range(scale.rounds + 1):
+            ours = rate(1, lambda: _trends_of(settings))
+            theirs = rate(1, lambda: list(database["events"].aggregate(pipeline)))
+            if number:
+                ratios.append(ours / theirs)
+                scale.say(f"  trends: lake {1000 / ours:,.0f} ms, aggregation {1000 / theirs:,.0f} ms")
+        groups = list(database["events"].aggregate(pipeline))
+        totals = sorted((each["count"], each["total"], each["min"], each["max"]) for each in groups)
+        names = ("count", "total_minor", "min_minor", "max_minor")
+        columns = _trends_of(settings).select(names).to_pydict()
+        assert sorted(zip(*(columns[name] for name in names), strict=True)) == totals
+    note = f"{scale.events:,} events"
+    return Figure("trends by DuckDB over the lake", "MongoDB's aggregation of the log", ratios, 20, note)
+
+
+def _trends_of(settings: Settings) -> pa.Table:
+    with _lake(settings).duckdb() as connection:
+        return TRENDS["day"].run(connection)
 
 
 def _lake(settings: Settings) -> EventLake:

@@ -188,7 +188,11 @@ def test_a_late_refund_changes_no_closed_month_and_is_in_the_open_one(
         assert read_manifest(again).report_id == read_manifest(november.folder / "acme").report_id
         assert read_manifest(again).digest == read_manifest(november.folder / "acme").digest
         assert lines(again) == lines(november.folder / "acme")
-    now = as_of(ledger, str(ledger.lake.position()), month, tmp_path / "now") / "acme"
+    # A position of a log of twenty million events, or a day: never guessed. A year alone is a position.
+    for text, said in (("20111205", "Write 20,111,205 for the position, or 2011-12-05"), ("2011", "ends at")):
+        with pytest.raises(ReportError, match=said):
+            as_of(ledger, text, month, tmp_path / "no")
+    now = as_of(ledger, f"{ledger.lake.position():,}", month, tmp_path / "now") / "acme"
     assert lines(now) == lines(november.folder / "acme")
     # Negative control: by when things occurred alone, November is another one by now.
     pinned = ledger.lake.pin()

@@ -40,8 +40,8 @@ def billing_command(
         str | None,
         typer.Option(
             "--as-of",
-            help="A position of the log, or an instant such as 2011-12-01T09:30Z: what was reported then."
-            " Default: now.",
+            help="A position of the log, or an instant such as 2011-12-01T09:30Z or 2011-12-01 (its first):"
+            " what was reported then. Default: now.",
         ),
     ] = None,
     organization: Annotated[

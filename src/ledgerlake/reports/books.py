@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import pyarrow as pa
@@ -149,18 +149,20 @@ EMPTY_BOOKS: Final = Books("UTC")
 
 
 def as_it_was(text: str, connection: Connection, books: Books) -> tuple[int, Books]:
-    """The position and the books as of a position ("1200") or an instant ("2011-12-01T09:30+01:00").
+    """The position and the books as of a position ("1200", "1,200") or an instant ("2011-12-01T09:30+01:00").
 
     As of an instant is as of the last position that was recorded by then; one without an offset is in UTC.
     `connection` has the view `events`, up to the head.
 
     Raises:
-        ReportError: the text is neither, or the position is not there yet.
+        ReportError: the text is neither or may be both, or the position is not there yet.
     """
     found = connection.sql("SELECT COALESCE(MAX(position), 0) AS position FROM events").to_arrow_table()
     last = int(found["position"][0].as_py())
-    if text.isdecimal():
-        position = int(text)
+    number = text.replace(",", "")
+    if number.isdecimal():
+        position = int(number)
+        _check_no_day(text, position)
         if position > last:
             raise ReportError(
                 f"The lake ends at position {last:,}: nothing can be reported as of {position:,} yet.",
@@ -182,6 +184,18 @@ def as_it_was(text: str, connection: Connection, books: Books) -> tuple[int, Boo
         params={"instant": instant},
     ).to_arrow_table()
     return int(found["position"][0].as_py()), books.as_of(instant=instant)
+
+
+def _check_no_day(text: str, position: int) -> None:
+    """Refuse a number that may as well be a day: 20111205. With commas it is a position."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return
+    raise ReportError(
+        f"{text} is a position of the log, or the day {day}.",
+        f"Write {position:,} for the position, or {day} for the day's first instant.",
+    )
 
 
 def read_books(db: Database[dict[str, Any]], zone: str | None = None) -> Books:
