@@ -25,19 +25,12 @@ format: setup ## let ruff format and mend what it can
 	$(VENV_PYTHON) -m ruff format .
 	$(VENV_PYTHON) -m ruff check --fix .
 
-# A file at a time for each worker, the longest ones first, so that nobody waits for one of them at the end. Three
-# workers for two cores: they wait for disks and servers as much as they compute.
-LONGEST := integration/test_dagster_dev integration/test_dagster_executors integration/test_demo \
-	integration/test_real_data \
-	integration/test_reconciliation integration/test_engines integration/test_store_model \
-	integration/test_store_model_async integration/test_embedded faults/test_replica_set \
-	integration/test_dagster_runs integration/test_projections faults/test_positions integration/test_setup \
-	integration/test_rebuild integration/test_archive faults/test_kill
-
+# A file at a time for each worker, in the order that tests/conftest.py gives them. Three workers for two cores: they
+# wait for disks and servers as much as they compute.
 test: ## run the tests (ARGS='-k money -x' narrows them)
 	@sh scripts/setup.sh --needs-mongodb
 	@sh scripts/setup_spark.sh
-	$(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONGEST:%=tests/%.py) tests $(ARGS)
+	$(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 demo: ## simulated business, or INPUT=FILE, through events, lake, reports and notebook
 	@sh scripts/setup.sh --needs-mongodb

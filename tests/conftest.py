@@ -5,26 +5,50 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from pymongo import WriteConcern
 
 from ledgerlake.settings import Settings
+from tests.databases import Databases
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 _NOT_APPLICABLE = "not applicable"
 
-# Taken out of the environment at once: no test, nor a process it starts, may touch anyone's own ledger.
-_GIVEN_URI = os.environ.get("LEDGERLAKE_MONGODB_URI") or None
-_GIVEN_SHARED_DATA = os.environ.get("LEDGERLAKE_SHARED_DATA") or None
+# Taken out of the environment at once: no test, nor a process it starts, may touch anyone's own ledger. Under
+# another name they stay, for the workers, which inherit what is left.
 for _variable in [name for name in os.environ if name.startswith("LEDGERLAKE_")]:
-    del os.environ[_variable]
+    os.environ[f"TESTS_{_variable}"] = os.environ.pop(_variable)
+_GIVEN_URI = os.environ.get("TESTS_LEDGERLAKE_MONGODB_URI") or None
+_GIVEN_SHARED_DATA = os.environ.get("TESTS_LEDGERLAKE_SHARED_DATA") or None
+
+# They come first, the longest one at the head, so that nobody waits for one of them at the end.
+_LONGEST = (
+    "test_dagster_dev",
+    "test_demo",
+    "test_real_data",
+    "test_reconciliation",
+    "test_engines",
+    "test_store_model",
+    "test_dagster_executors",
+    "test_web",
+    "test_notebooks",
+    "test_store_model_async",
+    "test_embedded",
+    "test_replica_set",
+    "test_dagster_commands",
+    "test_dagster_runs",
+    "test_projections",
+    "test_positions",
+    "test_setup",
+    "test_rebuild",
+    "test_archive",
+    "test_kill",
+)
 
 hypothesis.settings.register_profile("ledgerlake", deadline=None, derandomize=_IN_CI, print_blob=True)
 hypothesis.settings.load_profile("ledgerlake")
@@ -36,6 +60,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--whole-data", action="store_true", help="import all of the shared payment data, which takes minutes"
     )
     parser.addoption("--soak", action="store_true", help="let dagster dev run, and crash, for ten minutes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order of files: xdist gives the next one to whoever is free."""
+    rank = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 def require(part: object, reason: str) -> None:
@@ -119,10 +149,19 @@ def _in_memory() -> Path | None:
     return Path(tempfile.mkdtemp(prefix="ledgerlake-tests-", dir=place)) if roomy else None
 
 
+@pytest.fixture(scope="session")
+def databases() -> Databases:
+    """Those on the session's server that tests have given back."""
+    return Databases()
+
+
 @pytest.fixture
-def settings(mongo_uri: str, tmp_path: Path) -> Settings:
+def settings(
+    mongo_uri: str, tmp_path: Path, databases: Databases, request: pytest.FixtureRequest
+) -> Settings:
     """A fresh home and the name of a database that nobody else uses, on the session's server."""
-    return Settings(home=tmp_path / "home", mongodb_uri=mongo_uri, database=f"test_{uuid.uuid4().hex[:16]}")
+    name = databases.some() if _may_be_used_again(request) else databases.new()
+    return Settings(home=tmp_path / "home", mongodb_uri=mongo_uri, database=name)
 
 
 @pytest.fixture
@@ -140,16 +179,29 @@ def environ(settings: Settings) -> dict[str, str]:
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Any]:
-    """The database of `settings` with its schema, dropped after the test."""
+def database(settings: Settings, databases: Databases, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The database of `settings` with its schema, empty; emptied or dropped after the test."""
     from ledgerlake.mongo.connection import open_database
 
     db = open_database(settings)
+    if not databases.is_sound(db):
+        databases.drop(db)
+        db.client.close()
+        db = open_database(settings)
     try:
         yield db
     finally:
-        db.client.get_database(settings.database, write_concern=WriteConcern(1)).command("dropDatabase")
+        databases.give_back(db, again=_may_be_used_again(request))
         db.client.close()
+
+
+def _may_be_used_again(request: pytest.FixtureRequest) -> bool:
+    """Not where processes are killed, which may leave others that write, nor where a test wants its own."""
+    return (
+        "database" in request.fixturenames
+        and request.path.parent.name != "faults"
+        and request.node.get_closest_marker("own_database") is None
+    )
 
 
 @pytest.fixture(scope="session")

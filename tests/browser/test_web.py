@@ -33,6 +33,7 @@ from ledgerlake.reports.manifest import read_manifest
 from ledgerlake.settings import Settings
 from ledgerlake.web.exports import Exports
 from ledgerlake.web.tokens import AccessTokens
+from tests.chromium import QUIETLY
 from tests.web.serving import serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -153,7 +154,7 @@ def browser(site: Site) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-dev-shm-usage", "--proxy-server=127.0.0.1:9"],
+            args=[*QUIETLY, "--proxy-server=127.0.0.1:9"],
             timeout=120_000,
         )
         yield browser

@@ -28,6 +28,7 @@ from ledgerlake.settings import Settings
 from pipelines.definitions import build
 from pipelines.positions import positions
 from tests.builders import insert_events, payment_history
+from tests.chromium import QUIETLY
 from tests.dagster_dev import DagsterDev, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +179,7 @@ def assert_the_page_shows_the_assets(page: str, folder: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIETLY)
         opened = browser.new_page(viewport={"width": 1600, "height": 1000})
         opened.goto(f"{page}/asset-groups", wait_until="domcontentloaded")
         for group in ("event_store", "read_models", "lake", "publications"):

@@ -59,6 +59,9 @@ from ledgerlake.queries.redis_cache import RedisAnswers
 from ledgerlake.settings import Settings, SettingsError
 from tests.builders import START, event, insert_events, payment_history
 
+# What is kept in Redis is known by the database's name.
+pytestmark = pytest.mark.own_database
+
 Db = Database[dict[str, Any]]
 MODEL = "payment_read_models"
 LONG = 180.0  # how long a test waits for what must happen, before it fails

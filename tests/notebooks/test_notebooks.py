@@ -32,6 +32,7 @@ from ledgerlake.notebook import (
 from ledgerlake.settings import Settings
 from pipelines.positions import LAKE_PAGES, REPORT_PAGES
 from tests.builders import event, insert_events, payment_history
+from tests.chromium import QUIETLY
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -246,9 +247,7 @@ def test_a_browser_draws_every_chart_of_every_page_without_a_network(
     asked: dict[str, list[str]] = {}
     said: dict[str, list[str]] = {}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=chromium, args=QUIETLY)
         for name, path in {**pages, "greedy": greedy}.items():
             tab = browser.new_context(offline=True, viewport={"width": 390, "height": 800}).new_page()
             tab.set_default_timeout(300_000)
