@@ -9,9 +9,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from pipelines.jobs import OURS
 from pipelines.materialization import at_work
 from pipelines.resources import Ledger
-from pipelines.runs import ENDED, ours
+from pipelines.runs import ENDED, of_job, ours
 
 _PAGE = 500
 _AT_ONCE = 100
@@ -61,7 +62,8 @@ def prune_runs(context: dg.OpExecutionContext, ledger: dg.ResourceParam[Ledger])
 
 @dg.job(
     description="Remove runs that are older than LEDGERLAKE_HISTORY_DAYS days, with their events and logs; "
-    "never the latest run of a job, nor one that holds what is known of an asset, a month or a check."
+    "never the latest run of a job, nor one that holds what is known of an asset, a month or a check.",
+    tags=OURS,
 )
 def prune_history() -> None:
     """Remove old runs."""
@@ -78,11 +80,7 @@ def _old(instance: dg.DagsterInstance, before: datetime) -> Iterator[tuple[str, 
 
 
 def _latest_of_jobs(instance: dg.DagsterInstance, jobs: set[str]) -> set[str]:
-    return {
-        run.run_id
-        for job in jobs
-        for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=ENDED), limit=1)
-    }
+    return {run.run_id for job in jobs for run in instance.get_runs(of_job(job, ENDED), limit=1)}
 
 
 def _latest_of_assets(instance: dg.DagsterInstance) -> set[str]:

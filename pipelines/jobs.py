@@ -16,6 +16,9 @@ from pipelines.ops import (
 REFRESH_TAG = "ledgerlake/refresh"
 """On every run that refreshes; dagster.yaml lets the queue start one at a time."""
 
+OURS = {"ledgerlake/definitions": "pipelines"}
+"""On every run of these jobs: others may share the instance, with jobs of the same names."""
+
 _MONTHS = dg.AssetSelection.assets("billing_months")
 
 # Where the steps run, in this process or elsewhere, is up to the executor of the definitions.
@@ -24,7 +27,7 @@ refresh_all = dg.define_asset_job(
     selection=(dg.AssetSelection.all() - _MONTHS) | dg.AssetSelection.all_asset_checks(),
     description="Bring everything up to the head of the event log: read models, lake, checks, and, when "
     "these pass, reports and notebooks. A run that finds nothing new says so.",
-    tags={REFRESH_TAG: "all"},
+    tags={**OURS, REFRESH_TAG: "all"},
 )
 
 billing_month = dg.define_asset_job(
@@ -32,12 +35,14 @@ billing_month = dg.define_asset_job(
     selection=_MONTHS,
     description="Make months' reports right: drafts are written anew, closed months are verified. Choose "
     "the months as partitions; a backfill of several is one run.",
+    tags=OURS,
 )
 
 
 @dg.job(
     description="Fill one read model anew from the whole log while it is read, compare it with the live one, "
     "and swap them at once. Stopped at any moment, the next run goes on where it stood.",
+    tags=OURS,
 )
 def rebuild() -> None:
     """Rebuild a projection."""
@@ -47,6 +52,7 @@ def rebuild() -> None:
 @dg.job(
     description="Close a month of the books for good, or all that are due: everything is brought up to date "
     "and reconciled with the log first, and nothing is closed if anything differs.",
+    tags=OURS,
 )
 def close_period() -> None:
     """Close a month."""
@@ -56,6 +62,7 @@ def close_period() -> None:
 @dg.job(
     description="Read everything and compare it with the event log: read models, statistics, trends and "
     "lake, every byte of the lake's files, every billing report. Fails with what differs.",
+    tags=OURS,
 )
 def verify() -> None:
     """Verify everything; each step tells its own differences, whatever the others find."""
@@ -67,6 +74,7 @@ def verify() -> None:
 @dg.job(
     description="Write billing reports of any interval, as of any position or instant, in any format, into a "
     "folder of your own: what `ledgerlake report billing` does.",
+    tags=OURS,
 )
 def export() -> None:
     """Write a bill."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import cache
 
 import dagster as dg
 
 from ledgerlake.settings import Settings
-from pipelines.jobs import JOBS, refresh_all
+from pipelines.jobs import OURS, refresh_all
 
 SILENT_SECONDS = 180.0
 """A run that has logged nothing for so long died without a word: whatever is at work logs more often."""
@@ -25,7 +26,6 @@ UNDER_WAY = [
 ]
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 900.0
-_NAMES = frozenset({*(job.name for job in JOBS), "prune_history"})
 _OF_ASSETS = "__ASSET_JOB"  # what Dagster calls the materialization of assets that somebody chose
 
 
@@ -33,7 +33,12 @@ def ours(run: dg.DagsterRun) -> bool:
     """Whether a run is one of these definitions: others may share the instance, and theirs are left alone."""
     if run.job_name == _OF_ASSETS:
         return bool(run.asset_selection) and _assets().issuperset(run.asset_selection or ())
-    return run.job_name in _NAMES
+    return OURS.items() <= run.tags.items()
+
+
+def of_job(job: str, statuses: Sequence[dg.DagsterRunStatus]) -> dg.RunsFilter:
+    """The runs of our job of that name, and of nobody else's."""
+    return dg.RunsFilter(job_name=job, statuses=list(statuses), tags={} if job == _OF_ASSETS else OURS)
 
 
 @cache
@@ -75,7 +80,7 @@ def run_under_way(
 def failures(instance: dg.DagsterInstance, job: str) -> list[dg.RunRecord]:
     """The last runs of a job that have ended, as long as they did not succeed, the latest first; up to 12."""
     found = []
-    for record in instance.get_run_records(dg.RunsFilter(job_name=job, statuses=ENDED), limit=12):
+    for record in instance.get_run_records(of_job(job, ENDED), limit=12):
         if record.dagster_run.status == dg.DagsterRunStatus.SUCCESS:
             break
         found.append(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ def of_read_model(db: Database[dict[str, Any]], name: str) -> Totals | None:
             {"$cond": [{"$eq": ["$status", status]}, "$totalMinor", 0]}
             for status in ("completed", "refunded")
         )
-    # Decimal128 has 34 digits: where a sum of longs would turn into a double, this stays exact.
-    sums = {
-        "_id": "$currency",
-        "gross": {"$sum": {"$toDecimal": gross}},
-        "refunds": {"$sum": {"$toDecimal": refunds}},
-    }
-    return {
-        found["_id"]: (int(found["gross"].to_decimal()), int(found["refunds"].to_decimal()))
-        for found in model(db, name).aggregate([{"$group": sums}])
-    }
+
+    def summed(number: Callable[[Any], Any]) -> list[dict[str, Any]]:
+        sums = {"gross": {"$sum": number(gross)}, "refunds": {"$sum": number(refunds)}}
+        return list(model(db, name).aggregate([{"$group": {"_id": "$currency", **sums}}]))
+
+    found = summed(lambda field: field)
+    if any(isinstance(each[of], float) for each in found for of in ("gross", "refunds")):
+        # More than 64 bits hold. Decimals have 34 digits, and cost twice as much.
+        found = summed(lambda field: {"$toDecimal": field})
+    return {each["_id"]: (_integer(each["gross"]), _integer(each["refunds"])) for each in found}
 
 
 def of_lake(lake: EventLake) -> Totals:
@@ -72,3 +72,7 @@ def _of(amounts: Iterable[tuple[str, str, int]]) -> Totals:
             refunds + (minor if kind in _REFUNDS else 0),
         )
     return totals
+
+
+def _integer(sum_: Any) -> int:
+    return int(sum_ if isinstance(sum_, int) else sum_.to_decimal())

@@ -30,7 +30,8 @@ warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
     metadata=columns("parquet/billing_itemised", "parquet/billing_summary"),
     description="Billing reports per organization, itemised and summary: drafts of the months that are not "
     "closed. What new events change is written again; what comes for a closed month is a correction in the "
-    f"open one, and is noted on the closed one's partition of `{MONTHS}`.",
+    f"open one, and is noted on the closed one's partition of `{MONTHS}` (whatever LEDGERLAKE_ENGINE says, "
+    "these notes are made by DuckDB).",
 )
 def billing_reports(
     context: dg.AssetExecutionContext, ledger: dg.ResourceParam[Ledger]

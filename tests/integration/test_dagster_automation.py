@@ -27,6 +27,7 @@ from ledgerlake.settings import Settings
 from pipelines import checks, sensors
 from pipelines.definitions import build
 from pipelines.history import Pruned, prune
+from pipelines.jobs import OURS
 from pipelines.positions import LAKE_PAGES, REPORT_PAGES
 from pipelines.resources import Ledger
 from pipelines.schedules import monthly_close, nightly_verify, weekly_pruning
@@ -137,7 +138,7 @@ def test_a_schedule_asks_for_no_second_run(history: dg.DagsterInstance, settings
     definitions = build(Ledger(settings))
     for schedule in (nightly_verify, weekly_pruning):
         assert isinstance(asked(schedule, history, settings), dg.RunRequest)
-        run = history.create_run_for_job(definitions.resolve_job_def(schedule.job_name))
+        run = history.create_run_for_job(definitions.resolve_job_def(schedule.job_name), tags=OURS)
         assert f"Run {run.run_id[:8]} is at it" in asked(schedule, history, settings)
         other = nightly_verify if schedule is weekly_pruning else weekly_pruning
         assert isinstance(asked(other, history, settings), dg.RunRequest)
@@ -164,8 +165,8 @@ def test_pruning_keeps_what_anything_rests_on(settings: Settings, tmp_path: Path
         assets=[ingot, bar],
         asset_checks=[heavy],
         jobs=[
-            dg.define_asset_job("refresh_all", selection=dg.AssetSelection.assets(ingot)),
-            dg.define_asset_job("billing_month", selection=dg.AssetSelection.assets(bar)),
+            dg.define_asset_job("refresh_all", selection=dg.AssetSelection.assets(ingot), tags=OURS),
+            dg.define_asset_job("billing_month", selection=dg.AssetSelection.assets(bar), tags=OURS),
             dg.define_asset_job("of_somebody_else", selection=dg.AssetSelection.assets(ingot)),
         ],
     )
@@ -187,7 +188,7 @@ def test_pruning_keeps_what_anything_rests_on(settings: Settings, tmp_path: Path
             theirs.add(run(chosen, asset_selection=[ingot.key]))
         old = [run(whole) for _ in range(3)]
         of_a, of_b = run(bars, partition_key="a"), run(bars, partition_key="b")
-        waiting = instance.create_run_for_job(whole).run_id
+        waiting = instance.create_run_for_job(whole, tags=OURS).run_id
         horizon = datetime.now(UTC) + timedelta(seconds=1)
 
         assert prune(instance, datetime.now(UTC) - timedelta(days=1)).removed == 0
@@ -267,7 +268,7 @@ def test_the_sensor_tells_once_what_is_wrong_and_that_it_is_over(
         database["payment_statistics"].delete_one({})
         with LedgerLake.open(settings) as ledger:
             assert not ledger.verify().ok
-        run = instance.create_run_for_job(build(Ledger(settings)).resolve_job_def("verify"))
+        run = instance.create_run_for_job(build(Ledger(settings)).resolve_job_def("verify"), tags=OURS)
         instance.report_run_failed(run)
         cursor, said = alerted(instance, settings, cursor)
         assert told() == [
@@ -302,11 +303,11 @@ def test_a_refresh_that_fails_once_is_tried_again_before_anybody_is_told(setting
     with dg.DagsterInstance.ephemeral() as instance:
         told = []
         for _ in range(3):
-            instance.report_run_failed(instance.create_run_for_job(job))
+            instance.report_run_failed(instance.create_run_for_job(job, tags=OURS))
             found = sensors._failing(instance, "refresh_all")
             told.append(found.key if found is not None else None)
         assert told == [None, "run/refresh_all", "run/refresh_all"]
-        instance.report_run_canceled(instance.create_run_for_job(job))
+        instance.report_run_canceled(instance.create_run_for_job(job, tags=OURS))
         assert sensors._failing(instance, "refresh_all") is None, "somebody knows"
 
 

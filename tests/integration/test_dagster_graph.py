@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import dagster as dg
@@ -238,6 +239,38 @@ def test_dagsters_history_lies_in_the_home_of_the_ledger(
         assert instance.get_runs() == []
         assert Path(instance.storage_directory()).is_relative_to(tmp_path / "home" / "dagster")
     assert (tmp_path / "home" / "dagster" / "history" / "runs.db").is_file()
+
+
+def test_only_the_file_of_all_events_is_kept_open_and_two_processes_see_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEDGERLAKE_HOME", str(tmp_path / "home"))
+
+    def open_files() -> set[str]:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        names = {link.readlink() for link in links}
+        return {name.name for name in names if name.is_relative_to(tmp_path) and name.suffix == ".db"}
+
+    @dg.op
+    def say(context) -> None:  # type: ignore[no-untyped-def]  # Dagster takes no text for its type
+        context.log.info("said")
+
+    job = dg.GraphDefinition("talk", node_defs=[say]).to_job()
+    ref = InstanceRef.from_dir(str(ROOT))
+    with dg.DagsterInstance.from_ref(ref) as one, dg.DagsterInstance.from_ref(ref) as other:
+        runs = [job.execute_in_process(instance=one).run_id for _ in range(6)]
+        assert [len(other.all_logs(run)) for run in runs] == [len(one.all_logs(run)) for run in runs]
+        assert open_files() == {"index.db"}
+        # As the web page does that shows a run at work: it is told by the file.
+        run, told = one.get_run_by_id(runs[-1]), threading.Event()
+        assert run is not None
+        before = len(one.all_logs(run.run_id))
+        other.watch_event_logs(run.run_id, None, lambda *_: told.set())
+        one.report_engine_event("more", run)
+        assert told.wait(120)
+        other.report_engine_event("more", run)
+        assert len(one.all_logs(run.run_id)) == before + 2
+    assert open_files() == set()
 
 
 def test_loading_the_definitions_imports_nothing_heavy() -> None:

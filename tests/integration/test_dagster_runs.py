@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from bson import Int64
 
 from ledgerlake.analyst import Lake
 from ledgerlake.application import LedgerLake
@@ -19,10 +20,12 @@ from ledgerlake.settings import Settings
 from pipelines import materialization, runs
 from pipelines.checks import NAME
 from pipelines.definitions import build
+from pipelines.jobs import OURS
 from pipelines.positions import Positions, positions
 from pipelines.resources import Ledger
 from pipelines.schedules import catch_up
 from pipelines.sensors import behind_the_log
+from pipelines.totals import of_read_model
 from tests.builders import insert_events, payment_history
 
 ASSETS = (
@@ -166,6 +169,23 @@ class Interrupted(Ledger):
             yield ledger
 
 
+def test_totals_that_64_bits_do_not_hold_are_exact(database: Any) -> None:
+    most = 2**63 - 1
+    rows = [
+        ("EUR", "completed", most),
+        ("EUR", "completed", most),
+        ("EUR", "refunded", 3),
+        ("JPY", "failed", 5),
+    ]
+    database["payment_statistics"].insert_many(
+        [
+            {"currency": currency, "status": status, "totalMinor": Int64(minor)}
+            for currency, status, minor in rows
+        ]
+    )
+    assert of_read_model(database, "payment_statistics") == {"EUR": (2 * most, 3), "JPY": (0, 0)}
+
+
 def test_events_that_arrive_during_a_run_are_taken_at_the_next_look(
     database: Any, settings: Settings, instance: dg.DagsterInstance
 ) -> None:
@@ -254,7 +274,7 @@ def test_while_a_run_is_under_way_no_other_is_asked_for(
     append(database, 10)
     job = build(Ledger(settings)).resolve_job_def("refresh_all")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        run = instance.create_run_for_job(job)
+        run = instance.create_run_for_job(job, tags=OURS)
         assert f"Run {run.run_id[:8]} is at it" in look(instance, settings)
         with dg.build_schedule_context(instance=instance) as context:
             assert isinstance(catch_up(context), dg.SkipReason)
@@ -274,16 +294,17 @@ def test_a_run_that_never_logged_is_taken_for_dead_and_those_of_others_are_left_
     @dg.asset
     def ingot() -> None: ...
 
-    job = dg.define_asset_job("of_somebody_else", selection=dg.AssetSelection.assets(ingot))
+    # Of the same name, even.
+    job = dg.define_asset_job("close_period", selection=dg.AssetSelection.assets(ingot))
     theirs = dg.Definitions(assets=[ingot], jobs=[job])
     ours = build(Ledger(settings))
     chosen = [dg.AssetKey("event_lake")]
     silent = [
-        instance.create_run_for_job(ours.resolve_job_def("close_period")),
+        instance.create_run_for_job(ours.resolve_job_def("close_period"), tags=OURS),
         instance.create_run_for_job(ours.resolve_job_def("__ASSET_JOB"), asset_selection=frozenset(chosen)),
     ]
     alive = [
-        instance.create_run_for_job(theirs.resolve_job_def("of_somebody_else")),
+        instance.create_run_for_job(theirs.resolve_job_def("close_period")),
         instance.create_run_for_job(
             theirs.resolve_job_def("__ASSET_JOB"), asset_selection=frozenset([ingot.key])
         ),
@@ -296,12 +317,16 @@ def test_a_run_that_never_logged_is_taken_for_dead_and_those_of_others_are_left_
     failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
     assert {run.run_id for run in failed} == {run.run_id for run in silent}
     assert {run.run_id for run in instance.get_runs()} == {run.run_id for run in (*silent, *alive)}
+    # Nor does it count how theirs end.
+    assert len(runs.failures(instance, "close_period")) == 1
+    instance.report_run_failed(alive[0])
+    assert len(runs.failures(instance, "close_period")) == 1
 
 
 def test_under_celery_a_run_may_wait_for_a_worker_for_long(
     settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = instance.create_run_for_job(build(Ledger(settings)).resolve_job_def("refresh_all"))
+    run = instance.create_run_for_job(build(Ledger(settings)).resolve_job_def("refresh_all"), tags=OURS)
     monkeypatch.setenv("LEDGERLAKE_DAGSTER_EXECUTOR", "celery")
     found = runs.run_under_way(instance, now=time.time() + runs.SILENT_SECONDS + 60)
     assert found is not None
