@@ -147,10 +147,11 @@ class NoThreads:
 
 def test_a_log_that_can_not_be_read_is_no_events_fault(database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
     insert_events(database, payment_history(24, 6))
+    monkeypatch.setattr(columnar, "RANGE_EVENTS", 1)  # what is read at once takes no thread
     with monkeypatch.context() as patch:
         patch.setattr(columnar, "ThreadPoolExecutor", NoThreads)
         with pytest.raises(ProjectionStopped, match=r"could not be read \(RuntimeError"):
-            advance(database, PAYMENTS, batch=2, on_poison=SET_ASIDE)
+            advance(database, PAYMENTS, on_poison=SET_ASIDE)
     assert listed(database) == []
     with monkeypatch.context() as patch:  # it reads and folds each batch when its turn comes
         patch.setattr(engine.ThreadPoolExecutor, "submit", NoThreads.submit)
