@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -147,27 +147,20 @@ class NoThreads:
 
 def test_a_log_that_can_not_be_read_is_no_events_fault(database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
     insert_events(database, payment_history(24, 6))
-    monkeypatch.setattr(columnar, "RANGE_EVENTS", 1)  # what is read at once takes no thread
+
+    def unreadable(*_: Any) -> Any:
+        raise RuntimeError("no memory")
+
     with monkeypatch.context() as patch:
-        patch.setattr(columnar, "ThreadPoolExecutor", NoThreads)
+        patch.setattr(columnar, "_read_range", unreadable)
         with pytest.raises(ProjectionStopped, match=r"could not be read \(RuntimeError"):
             advance(database, PAYMENTS, on_poison=SET_ASIDE)
     assert listed(database) == []
     with monkeypatch.context() as patch:  # it reads and folds each batch when its turn comes
         patch.setattr(engine.ThreadPoolExecutor, "submit", NoThreads.submit)
-        patch.setattr(columnar, "ThreadPoolExecutor", AtOnce)
         assert advance(database, PAYMENTS, batch=2, on_poison=SET_ASIDE).events == 6
     assert listed(database) == []
     assert stored(database, PAYMENTS) == fresh_fold(database, PAYMENTS)
-
-
-class AtOnce(NoThreads):
-    """A pool that does what it is given itself."""
-
-    def submit(self, work: Any, *arguments: Any) -> Any:
-        done: Future[Any] = Future()
-        done.set_result(work(*arguments))
-        return done
 
 
 @pytest.mark.parametrize("poison", [pl.exceptions.PanicException("no"), RuntimeError("no")], ids=repr)
