@@ -49,6 +49,7 @@ class EventFiles(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str) -> None:
         self._engines: dict[str, Engine] = {}
+        self._opened: int | None = None
         super().__init__(base_dir)
 
     @contextmanager
@@ -58,6 +59,11 @@ class EventFiles(SqliteEventLogStorage):
 
         with self._db_lock:
             engine = self._engines.pop(shard, None)
+            if engine is not None and shard == INDEX_SHARD_NAME and self._file() != self._opened:
+                # Removed, or put back from a backup: what goes to the old one would be lost.
+                engine.dispose()
+                self._initialized_dbs.discard(shard)
+                engine = self._opened = None
             if engine is None:
                 address = self.conn_string_for_shard(shard)
                 pool = QueuePool if shard == INDEX_SHARD_NAME else NullPool
@@ -68,8 +74,17 @@ class EventFiles(SqliteEventLogStorage):
             if shard not in self._initialized_dbs:
                 self._initdb(engine)
                 self._initialized_dbs.add(shard)
+            if shard == INDEX_SHARD_NAME and self._opened is None:
+                self._opened = self._file()
             with engine.begin() as connection:
                 yield connection
+
+    def _file(self) -> int | None:
+        """Which file it is that has all events; None if there is none."""
+        try:
+            return Path(self.path_for_shard(INDEX_SHARD_NAME)).stat().st_ino
+        except FileNotFoundError:
+            return None
 
     def dispose(self) -> None:
         super().dispose()

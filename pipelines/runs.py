@@ -9,7 +9,7 @@ from functools import cache
 import dagster as dg
 
 from ledgerlake.settings import Settings
-from pipelines.jobs import OURS, refresh_all
+from pipelines.jobs import OURS, REFRESH_TAG, refresh_all
 
 SILENT_SECONDS = 180.0
 """A run that has logged nothing for so long died without a word: whatever is at work logs more often."""
@@ -33,7 +33,7 @@ def ours(run: dg.DagsterRun) -> bool:
     """Whether a run is one of these definitions: others may share the instance, and theirs are left alone."""
     if run.job_name == _OF_ASSETS:
         return bool(run.asset_selection) and _assets().issuperset(run.asset_selection or ())
-    return OURS.items() <= run.tags.items()
+    return OURS.items() <= run.tags.items() or REFRESH_TAG in run.tags
 
 
 def of_job(job: str, statuses: Sequence[dg.DagsterRunStatus]) -> dg.RunsFilter:

@@ -124,6 +124,13 @@ def test_a_refused_command_is_kept_and_cleared_when_it_is_right_after_all(ledger
     assert (ledger.db["command_rejections"].find_one({"commandId": "r"}) or {})["resolvedAt"] is not None
 
 
+def test_a_date_without_a_zone_is_refused_and_the_refusal_is_kept(ledger: LedgerLake) -> None:
+    with pytest.raises(CommandRejected, match="no time zone"):
+        ledger.commands.dispatch(pay("p", "c", occurred_at=datetime(2026, 1, 1)))
+    [kept] = ledger.db["command_rejections"].find()
+    assert (kept["commandId"], kept["reasonCode"]) == ("c", "bad_date")
+
+
 def test_a_batch_comes_to_what_its_commands_come_to_one_by_one(
     ledger: LedgerLake, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
@@ -272,6 +274,17 @@ def test_only_the_file_of_all_events_is_kept_open_and_two_processes_see_the_same
         assert told.wait(120)
         other.report_engine_event("more", run)
         assert len(one.all_logs(run.run_id)) == before + 2
+        # What was put back from a backup meanwhile is another file, and the next event goes there.
+        [index] = (tmp_path / "home").rglob("index.db")
+        with closing(sqlite3.connect(index)) as old, closing(sqlite3.connect(tmp_path / "backup")) as backup:
+            old.backup(backup)
+        for each in index.parent.glob("index.db*"):
+            each.unlink()
+        (tmp_path / "backup").rename(index)
+        after = job.execute_in_process(instance=one).run_id
+        with closing(sqlite3.connect(index)) as put_back:
+            [[last]] = put_back.execute("SELECT run_id FROM event_logs ORDER BY id DESC LIMIT 1")
+        assert last == after
     assert open_files() == set()
 
 

@@ -170,6 +170,29 @@ def test_one_that_is_to_ask_before_it_has_begun_to_wait_asks_and_is_answered(des
     assert desk.asked == [["a"], ["b"]]
 
 
+def test_one_that_is_interrupted_before_it_asks_leaves_the_others_to_themselves(desk: Desk) -> None:
+    """With some of the next group in hand already, and some still to be taken."""
+    desk.grouped._largest = 2
+    take = desk.grouped._gather
+    interrupted = threading.Event()
+
+    def interrupt(group: list[grouping._Asked[str, str]]) -> None:
+        if not interrupted.is_set() and desk.grouped._gathering[0].question == "b":
+            group += desk.grouped._gathering[:2]
+            interrupted.set()
+            raise KeyboardInterrupt
+        take(group)
+
+    desk.grouped._gather = interrupt  # type: ignore[method-assign]
+    threads, told = desk.start("abcd")
+    desk.open.set()
+    for thread in threads:
+        thread.join()
+    assert isinstance(told.pop("b"), KeyboardInterrupt)
+    assert told == {"a": "A", "c": "C", "d": "D"}
+    assert desk.grouped("e") == "E"
+
+
 def test_a_group_is_as_large_as_may_be_and_the_rest_is_the_next_one(desk: Desk) -> None:
     desk.grouped._largest = 2
     threads, told = desk.start("abcdef")

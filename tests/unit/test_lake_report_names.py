@@ -117,6 +117,7 @@ INSTANTS = st.datetimes(datetime(1, 2, 1), datetime(9999, 10, 30), timezones=st.
 @given(INSTANTS, st.sampled_from(ZONES))
 def test_every_instant_lies_in_exactly_one_month(instant: datetime, zone: str) -> None:
     [found] = Clock(zone).months(np.array([milliseconds(instant)])).to_pylist()
+    assert Clock(zone).months(np.array([], np.int64)).to_pylist() == []
     month = Interval.parse(found, zone)
     assert month.start <= instant < month.end
     assert month.next().start == month.end

@@ -14,15 +14,15 @@ from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.payment import CommandRejected
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.model import StoreUnavailable
-from ledgerlake.privacy.keys import KeysUnavailable
 
 Handler: TypeAlias = Callable[[PaymentCommand], CommandResult]
 Middleware: TypeAlias = Callable[[PaymentCommand, Handler], CommandResult]
 BatchHandler: TypeAlias = Callable[[Sequence[PaymentCommand]], Sequence[CommandOutcome]]
 BatchMiddleware: TypeAlias = Callable[[Sequence[PaymentCommand], BatchHandler], Sequence[CommandOutcome]]
 
-# What stands in the way of all commands alike. Any other error may be about one of a batch only.
-UNAVAILABLE: Final = (StoreUnavailable, KeysUnavailable, PyMongoError)
+# What stands in the way of all commands alike. Any other error may be about one of a batch only, such as that
+# the key of a person can not be had.
+UNAVAILABLE: Final = (StoreUnavailable, PyMongoError)
 # As many as one transaction takes: see LEDGERLAKE_APPEND_BATCH.
 LARGEST_BATCH: Final = 1_000
 
@@ -73,6 +73,9 @@ class CommandBus:
 
     def dispatch(self, command: PaymentCommand) -> CommandResult:
         """Do the command, once.
+
+        The result says `duplicate` also where the first try of its batch failed after the commit: whether it
+        was done before this call is then not known.
 
         Raises:
             UnknownCommand: no handler for its type.

@@ -91,15 +91,18 @@ class Grouped(Generic[A, B]):
         return mine.answer
 
     def _serve(self, mine: _Asked[A, B]) -> None:
-        group = self._gathered()
+        group: list[_Asked[A, B]] = []
         try:
+            self._gather(group)
             for each, answer in zip(group, self._ask([each.question for each in group]), strict=True):
                 each.answer = answer
         except Exception as error:  # noqa: BLE001 - whatever it is, those that wait must hear it
             for each in group:
                 each.error = error
                 each.alone = len(group) > 1 and not isinstance(error, self._everybodys)
-        except BaseException:  # of this thread only
+        except BaseException:  # of this thread only, wherever it was
+            with self._lock:
+                self._gathering = [each for each in self._gathering if each is not mine and each not in group]
             for each in group:
                 each.alone = each is not mine
             raise
@@ -112,7 +115,7 @@ class Grouped(Generic[A, B]):
                 if each is not mine:
                     each.turn.release()
 
-    def _gathered(self) -> list[_Asked[A, B]]:
+    def _gather(self, group: list[_Asked[A, B]]) -> None:
         with self._lock:
             if self._company and self._last > 1 and len(self._gathering) < self._last:
                 self._wanted, self._come = self._last, threading.Lock()
@@ -122,9 +125,9 @@ class Grouped(Generic[A, B]):
         with self._lock:
             self._wanted = 0
             # Who asks is the first of those that gather.
-            group, self._gathering = self._gathering[: self._largest], self._gathering[self._largest :]
+            group += self._gathering[: self._largest]
+            del self._gathering[: self._largest]
             self._last = len(group)
-        return group
 
     def _pass_on(self) -> None:
         if self._gathering:

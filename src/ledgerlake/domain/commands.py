@@ -57,6 +57,8 @@ class PaymentCommand:
         `without` names what is left out, of `user_id` and `reason`. A hash of little else than a personal
         value would be a fingerprint of it: whoever guesses the value could make sure.
         """
+        # One without a zone is refused, and its refusal has a hash, too.
+        at = self.occurred_at if self.occurred_at.tzinfo else self.occurred_at.replace(tzinfo=UTC)
         content = (
             self.name,
             self.stream_id,
@@ -64,7 +66,7 @@ class PaymentCommand:
             _LEFT_OUT if "user_id" in without else self.user_id or "",
             str(self.amount.minor),
             self.amount.currency,
-            str((self.occurred_at - _EPOCH) // _MILLISECOND),
+            str((at - _EPOCH) // _MILLISECOND),
             _LEFT_OUT if "reason" in without else self.reason or "",
         )
         # Length before value: no two different tuples join to the same text.

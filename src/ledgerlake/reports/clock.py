@@ -34,7 +34,7 @@ class Clock:
 
     def local(self, instants: np.ndarray) -> np.ndarray:
         """What the clocks showed, as milliseconds since 1970-01-01 00:00 on the same clocks."""
-        if self.zone == "UTC":
+        if self.zone == "UTC" or not len(instants):
             return instants
         days, which = np.unique(instants // _DAY, return_inverse=True)
         first, change, then = (

@@ -198,7 +198,9 @@ class OpenTelemetry:
             correlations = [None]
         spans = []
         for correlation_id in correlations:
-            attributes: dict[str, str | int] = {"appends": written.appends, "events": written.events}
+            attributes: dict[str, str | int] = {}
+            if len(correlations) == 1:  # of a shared batch the commit says how many
+                attributes |= {"appends": written.appends, "events": written.events}
             if correlation_id is not None:
                 attributes["correlation_id"] = correlation_id
             elsewhere = len(correlations) > 1 and trace_id(correlation_id or "") != writer.trace_id

@@ -73,11 +73,8 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = _safe(message.get("headers", ()), request_id)
-            if message.get("more_body"):
-                # Whoever takes what was asked for more slowly is hung up on, and keeps nobody else out.
-                async with asyncio.timeout(SEND_SECONDS):
-                    await send(message)
-            else:
+            # Whoever takes what was asked for more slowly is hung up on, and keeps nobody else out.
+            async with asyncio.timeout(SEND_SECONDS):
                 await send(message)
 
         service: Service = scope["app"].state.service

@@ -26,6 +26,9 @@ _THREADS: Final = 16
 _MOST_READS: Final = 256
 _LARGEST_BATCH: Final = 100
 _MOST_COMMANDS: Final = 400
+# How long the senders of the last batch are waited for: answered together they come back together, and the
+# first of them would go alone.
+_COMPANY_SECONDS: Final = 0.005
 
 
 def available(client: Client) -> bool:
@@ -80,6 +83,8 @@ class Writing:
         self._client = client
         self._waiting: deque[_Waiting] = deque()
         self._sent = False
+        self._last = 1
+        self._due: asyncio.Handle | None = None
 
     async def dispatch(self, command: PaymentCommand) -> CommandResult:
         """Have a command carried out.
@@ -93,12 +98,9 @@ class Writing:
             raise unavailable()
         if len(self._waiting) >= _MOST_COMMANDS:
             raise busy("too_busy", "The server has more commands than it takes on.")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[CommandResult] = loop.create_future()
+        future: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, future))
-        if len(self._waiting) == 1:
-            # After the other requests that are there to be read now.
-            loop.call_soon(self._send)
+        self._expect()
         return await future
 
     @property
@@ -106,12 +108,27 @@ class Writing:
         """Commands that no thread has taken."""
         return len(self._waiting)
 
+    def _expect(self) -> None:
+        """Have the next batch sent: as soon as it is as large as the last one, or when nobody else comes."""
+        if self._sent or not self._waiting:
+            return
+        loop = asyncio.get_running_loop()
+        if len(self._waiting) >= self._last:
+            if self._due is not None:
+                self._due.cancel()
+            # After the other requests that are there to be read now.
+            self._due = loop.call_soon(self._send)
+        elif self._due is None:
+            self._due = loop.call_later(_COMPANY_SECONDS, self._send)
+
     def _send(self) -> None:
+        self._due = None
         # One batch at a time: of several at once each would be smaller, and none would be sooner.
         if self._sent or not self._waiting:
             return
         self._sent = True
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._largest))]
+        self._last = len(batch)
         commands = [command for command, _ in batch]
         loop = asyncio.get_running_loop()
         try:
@@ -132,7 +149,7 @@ class Writing:
                 future.set_result(outcome)
             else:
                 future.set_exception(outcome)
-        self._send()
+        self._expect()
 
     @staticmethod
     def _refuse(waiting: Sequence[_Waiting]) -> None:
