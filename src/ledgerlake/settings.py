@@ -60,6 +60,8 @@ _RESERVED_DATABASES = frozenset({"admin", "local", "config"})
 _FORBIDDEN_IN_DATABASE = frozenset('/\\. "$*<>:|?\0')
 ENGINES = ("duckdb", "spark")
 EXECUTORS = ("in_process", "multiprocess", "celery")
+# Of events in a transaction: docs/decisions/0040.
+PROJECTION_BATCH = 10_000
 # A command's free details about a person: always personal, whatever else is declared.
 FREE_DETAILS = "metadata.personal"
 # What stands in the place of a personal value begins so, and nothing else may.
@@ -94,7 +96,7 @@ class Settings:
     mongodb_read_uri: str | None = None
     database: str = "ledgerlake"
     segment_size: int = 100_000
-    projection_batch: int = 10_000
+    projection_batch: int = PROJECTION_BATCH
     projections: tuple[str, ...] = ()
     on_poison: str = "park"
     append_batch: int = 500
@@ -135,7 +137,7 @@ class Settings:
             mongodb_read_uri=_mongodb_uri(environ, "LEDGERLAKE_MONGODB_READ_URI"),
             database=_database(environ),
             segment_size=_count(environ, "LEDGERLAKE_SEGMENT_SIZE", 100_000, 1, 100_000_000),
-            projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", 10_000, 1, 1_000_000),
+            projection_batch=_count(environ, "LEDGERLAKE_PROJECTION_BATCH", PROJECTION_BATCH, 1, 1_000_000),
             projections=_projections(environ),
             on_poison=_one_of(environ, "LEDGERLAKE_ON_POISON", ("park", "set_aside")) or "park",
             append_batch=_count(environ, "LEDGERLAKE_APPEND_BATCH", 500, 1, 1_000),

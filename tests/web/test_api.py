@@ -19,26 +19,10 @@ from starlette.requests import Request
 from ledgerlake.web.files import file_response
 from ledgerlake.web.limits import MAX_BODY_BYTES
 from tests.web.conftest import Served
-from tests.web.serving import as_, make_token, serving
+from tests.web.serving import as_, charge, make_token, send, serving
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
-
-
-def charge(**fields: Any) -> dict[str, Any]:
-    return {
-        "payment_id": f"p-{uuid.uuid4().hex}",
-        "amount": "12.30",
-        "currency": "EUR",
-        "occurred_at": "2026-03-01T12:00:00Z",
-        "user_id": "u-17",
-        **fields,
-    }
-
-
-def send(client: httpx.Client, body: dict[str, Any], key: str | None = None, what: str = "process") -> Any:
-    headers = {"Idempotency-Key": key or f"k-{uuid.uuid4().hex}"}
-    return client.post(f"/api/v1/commands/{what}-payment", json=body, headers=headers)
 
 
 def test_a_command_happens_once_and_its_answer_says_where(served: Served) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ from ledgerlake.mongo.embedded import ensure_running, status, stop
 from ledgerlake.settings import Settings
 from ledgerlake.web.sessions import COOKIE
 from tests.ports import free_ports
-from tests.web.serving import as_, make_token, serving
+from tests.web.serving import PATIENCE, as_, charge, make_token, send, serving, until
 
 CLIENTS = 8
 COMMANDS = 40  # of each client
-PATIENCE = 180.0
 SERVE = "from ledgerlake.cli import main; main()"
 
 
@@ -48,14 +47,14 @@ class Server:
     def start(self) -> None:
         command = [sys.executable, "-c", SERVE, "serve", "--port", str(self.port), *self._options]
         self._process = subprocess.Popen(command, env=self._environ)
-        until = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
             except OSError:
                 assert self._process.poll() is None, "the server has ended"
-                assert time.monotonic() < until, "the server starts"
+                assert time.monotonic() < deadline, "the server starts"
                 time.sleep(0.05)
 
     def end(self, number: signal.Signals) -> int:
@@ -92,10 +91,10 @@ class Load:
         return self
 
     def wait_for(self, answers: int) -> None:
-        until = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while len(self.answered) < answers:
             assert not self.failed, self.failed
-            assert time.monotonic() < until, f"{len(self.answered)} of {answers} answers"
+            assert time.monotonic() < deadline, f"{len(self.answered)} of {answers} answers"
             time.sleep(0.005)
 
     def join(self) -> None:
@@ -119,9 +118,9 @@ class Load:
             "occurred_at": "2026-03-01T12:00:00Z",
         }
         path = f"/api/v1/commands/{'process' if first else 'refund'}-payment"
-        until = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while True:
-            assert time.monotonic() < until, f"{key} is answered"
+            assert time.monotonic() < deadline, f"{key} is answered"
             try:
                 answer = http.post(path, json=body, headers={"Idempotency-Key": key})
             except httpx.TransportError:
@@ -176,10 +175,7 @@ def test_a_server_that_is_stopped_answers_what_it_has_accepted(
         assert server.end(signal.SIGTERM) == 0
         by_then = stored(ledger)
         # Whatever was stored was answered: nobody needs to ask again.
-        until = time.monotonic() + PATIENCE
-        while not by_then.items() <= load.answered.items():
-            assert time.monotonic() < until, "stored, and not answered"
-            time.sleep(0.05)
+        until(lambda: by_then.items() <= load.answered.items(), "stored, and not answered")
         server.start()
         load.join()
     assert stored(ledger) == load.answered
@@ -207,10 +203,10 @@ def test_two_workers_are_one_server_and_end_with_the_process_that_started_them(
             served_by.update(workers)
             return len(served_by) == 2
 
-        _until(both, "both workers serve")
+        until(both, "both workers serve")
         assert [event.command_id for event in ledger.store.read_all()] == ["once"]
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
-        _until(lambda: not _listened_to(server.port), "the workers end, too")
+        until(lambda: not _listened_to(server.port), "the workers end, too")
 
 
 def _session(address: str, secret: str) -> dict[str, str]:
@@ -249,37 +245,24 @@ def test_while_the_database_is_gone_the_answer_is_503_and_then_it_serves_again(t
             secret = make_token(ledger, "service", "acme")
         with serving(settings) as (address, _), as_(address, secret) as client:
 
-            def charge(number: int) -> httpx.Response:
-                body = {
-                    "payment_id": f"p{number}",
-                    "amount": "1.00",
-                    "currency": "EUR",
-                    "occurred_at": "2026-03-01T12:00:00Z",
-                }
-                headers = {"Idempotency-Key": f"c{number}"}
-                return client.post("/api/v1/commands/process-payment", json=body, headers=headers)
+            def charged(number: int) -> httpx.Response:
+                answer: httpx.Response = send(client, charge(payment_id=f"p{number}"), f"c{number}")
+                return answer
 
-            assert charge(1).status_code == 201
+            assert charged(1).status_code == 201
             pid = status(home).pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-            _until(lambda: client.get("/readyz").status_code == 503, "not ready")
+            until(lambda: client.get("/readyz").status_code == 503, "not ready")
             assert client.get("/healthz").status_code == 200
-            for answer in (charge(2), client.get("/api/v1/payments"), client.get("/api/v1/payments/p1")):
+            for answer in (charged(2), client.get("/api/v1/payments"), client.get("/api/v1/payments/p1")):
                 assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
                 assert int(answer.headers["retry-after"]) >= 1
                 assert "same Idempotency-Key" in answer.json()["remedy"]
             assert ensure_running(home) == uri
-            _until(lambda: charge(2).status_code in (200, 201), "it serves again")
-            assert charge(1).json()["duplicate"] is True
+            until(lambda: charged(2).status_code in (200, 201), "it serves again")
+            assert charged(1).json()["duplicate"] is True
             assert client.get("/readyz").status_code == 200
     finally:
         stop(home)
         shutil.rmtree(home.home, ignore_errors=True)
-
-
-def _until(true: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < until, what
-        time.sleep(0.05)

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,25 +25,7 @@ from ledgerlake.web import lanes
 from ledgerlake.web.limits import MAX_UNDER_WAY, Limits
 from ledgerlake.web.problems import Problem
 from tests.web.conftest import Served, command
-from tests.web.serving import as_, make_token, serving
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
-def charge(client: httpx.Client) -> httpx.Response:
-    body = {
-        "payment_id": f"p-{uuid.uuid4().hex}",
-        "amount": "12.30",
-        "currency": "EUR",
-        "occurred_at": "2026-03-01T12:00:00Z",
-    }
-    headers = {"Idempotency-Key": f"k-{uuid.uuid4().hex}"}
-    return client.post("/api/v1/commands/process-payment", json=body, headers=headers)
+from tests.web.serving import as_, charge, make_token, send, serving, until
 
 
 @contextmanager
@@ -73,15 +55,15 @@ def test_commands_that_are_too_many_are_refused_and_the_others_carried_out(
         with as_(address, served.tokens["service"]) as client:
             with held(service._writing._pool, 1):
                 # One is on its way to the thread, and three wait behind it.
-                asked = [pool.submit(charge, client)]
+                asked = [pool.submit(send, client, charge())]
                 until(lambda: service._writing._sent, "the first one is sent")
-                asked += [pool.submit(charge, client) for _ in range(3)]
+                asked += [pool.submit(send, client, charge()) for _ in range(3)]
                 until(lambda: service.waiting == 3, "the others wait")
                 before = served.ledger.store.head()
-                assert refused(charge(client), "too_busy")
+                assert refused(send(client, charge()), "too_busy")
                 assert served.ledger.store.head() == before
             assert [each.result().status_code for each in asked] == [201] * 4
-            assert charge(client).status_code == 201
+            assert send(client, charge()).status_code == 201
 
 
 def test_reading_that_is_too_much_is_refused_and_keeps_no_command_and_no_token_out(
@@ -102,7 +84,7 @@ def test_reading_that_is_too_much_is_refused_and_keeps_no_command_and_no_token_o
             assert refused(read(), "too_busy")
             # One that was made just now has to be looked up.
             with as_(address, make_token(served.ledger, "service", "acme")) as client:
-                assert charge(client).status_code == 201
+                assert send(client, charge()).status_code == 201
         assert [each.result().status_code for each in asked] == [200] * 3
         assert read().status_code == 200
 
@@ -124,7 +106,7 @@ def test_a_token_whose_requests_take_long_leaves_room_for_others(
             until(lambda: service._reading._taken == 2, "they are under way")
             assert refused(read(), "too_busy")
             with as_(address, served.tokens["service"]) as client:
-                assert charge(client).status_code == 201
+                assert send(client, charge()).status_code == 201
         assert [each.result().status_code for each in asked] == [200, 200]
         # What was refused, or is answered, does not count any more.
         assert {read().status_code for _ in range(4)} == {200}

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from pymongo.errors import PyMongoError
 
-from ledgerlake.commands.grouping import Grouped
+from ledgerlake.commands.grouping import LARGEST, Grouped
 from ledgerlake.commands.model import CommandOutcome, CommandResult
 from ledgerlake.domain.commands import PaymentCommand
 from ledgerlake.domain.payment import CommandRejected
@@ -23,8 +23,6 @@ BatchMiddleware: TypeAlias = Callable[[Sequence[PaymentCommand], BatchHandler], 
 # What stands in the way of all commands alike. Any other error may be about one of a batch only, such as that
 # the key of a person can not be had.
 UNAVAILABLE: Final = (StoreUnavailable, PyMongoError)
-# As many as one transaction takes: see LEDGERLAKE_APPEND_BATCH.
-LARGEST_BATCH: Final = 1_000
 
 
 class UnknownCommand(LedgerLakeError):
@@ -54,7 +52,7 @@ class CommandBus:
         *,
         batch_middleware: Sequence[BatchMiddleware] = (),
         shared: Sequence[BatchMiddleware] = (),
-        largest: int = LARGEST_BATCH,
+        largest: int = LARGEST,
     ) -> None:
         self._handlers = dict(handlers)
         batches: BatchHandler = self._handle

@@ -12,6 +12,7 @@ B = TypeVar("B")
 # How long the threads of the last group are waited for. They were told together and come back together, one
 # after the other through the interpreter's lock: who does not wait for them goes alone, and they after it.
 COMPANY_SECONDS: Final = 0.003
+LARGEST: Final = 1_000
 
 
 class _Asked(Generic[A, B]):
@@ -49,7 +50,7 @@ class Grouped(Generic[A, B]):
         ask: Callable[[Sequence[A]], Sequence[B]],
         *,
         everybodys: tuple[type[Exception], ...] = (),
-        largest: int = 1_000,
+        largest: int = LARGEST,
         company: float = COMPANY_SECONDS,
     ) -> None:
         self._ask = ask

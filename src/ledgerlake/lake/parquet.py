@@ -166,15 +166,17 @@ def row_groups(tables: Iterable[pa.Table], rows: int = ROW_GROUP) -> Iterator[pa
 def update_hash(digest: Any, group: pa.Table) -> None:
     """Add one row group's values to `digest`: independent of buffers, offsets and what lies under nulls."""
     for column in group.columns:
-        # Combining what is one chunk would copy it.
-        values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        for part in _value_bytes(values):
+        for part in _value_bytes(_one_array(column)):
             digest.update(part)
 
 
+def _one_array(column: pa.ChunkedArray) -> Any:
+    if column.num_chunks == 1:
+        return column.chunk(0)  # putting it together would copy it
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
 def _value_bytes(values: Any) -> Iterator[Any]:
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     if not len(values):
         return
     if values.null_count == len(values):

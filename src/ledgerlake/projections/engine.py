@@ -38,6 +38,7 @@ from ledgerlake.projections.model import (
 )
 from ledgerlake.projections.observed import observed
 from ledgerlake.projections.transaction import CommitUnknown, TooLarge, in_transaction
+from ledgerlake.settings import PROJECTION_BATCH
 from ledgerlake.telemetry.port import Telemetry
 
 Db = Database[dict[str, Any]]
@@ -120,7 +121,7 @@ def advance(
     db: Db,
     projection: Projection,
     up_to: int | None = None,
-    batch: int = 10_000,
+    batch: int = PROJECTION_BATCH,
     on_progress: Callable[[int, int], None] | None = None,
     archive: ArchivedEvents = NO_ARCHIVE,
     telemetry: Telemetry | None = None,

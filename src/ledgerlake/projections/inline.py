@@ -31,6 +31,7 @@ from ledgerlake.projections.batch import Prepared, columns_of, prepare, write
 from ledgerlake.projections.checkpoints import LIVE, Checkpoint, Slot
 from ledgerlake.projections.engine import POISON, advance
 from ledgerlake.projections.model import OnPoison, Projection
+from ledgerlake.settings import PROJECTION_BATCH
 from ledgerlake.telemetry.port import Telemetry
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class InlineProjections:
         *,
         call: Callable[[Callable[[], Any]], Any] = _at_once,
         archive: ArchivedEvents = NO_ARCHIVE,
-        batch: int = 10_000,
+        batch: int = PROJECTION_BATCH,
         on_poison: OnPoison = OnPoison.PARK,
         on_moved: Callable[[], None] | None = None,
         telemetry: Telemetry | None = None,

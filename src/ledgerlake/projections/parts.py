@@ -19,6 +19,7 @@ from ledgerlake.projections.checkpoints import LIVE, Slot, collection_of
 from ledgerlake.projections.engine import SlotGone, advance, live_slots
 from ledgerlake.projections.model import Derived, Document, OnPoison, Projection, ProjectionError
 from ledgerlake.projections.transaction import in_transaction
+from ledgerlake.settings import PROJECTION_BATCH
 
 Db = Database[dict[str, Any]]
 
@@ -47,7 +48,7 @@ def split(
     db: Db,
     projection: Projection,
     parts: int,
-    batch: int = 10_000,
+    batch: int = PROJECTION_BATCH,
     archive: ArchivedEvents = NO_ARCHIVE,
     on_poison: OnPoison = OnPoison.PARK,
 ) -> int:

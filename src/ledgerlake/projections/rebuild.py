@@ -34,6 +34,7 @@ from ledgerlake.projections.comparing import Comparison, compare
 from ledgerlake.projections.engine import POISON, Advance, SlotGone, advance, live_slots, make_models
 from ledgerlake.projections.model import OnPoison, Projection, ProjectionError, ProjectionOutdated
 from ledgerlake.projections.transaction import GIVE_UP_AFTER_SECONDS, CommitUnknown, in_transaction
+from ledgerlake.settings import PROJECTION_BATCH
 from ledgerlake.telemetry.port import Telemetry
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class BroughtUp:
 def bring_up(
     db: Db,
     projection: Projection,
-    batch: int = 10_000,
+    batch: int = PROJECTION_BATCH,
     on_progress: Callable[[int, int], None] | None = None,
     archive: ArchivedEvents = NO_ARCHIVE,
     telemetry: Telemetry | None = None,
@@ -171,7 +172,7 @@ def rebuild(
     projection: Projection,
     *,
     swap: bool = True,
-    batch: int = 10_000,
+    batch: int = PROJECTION_BATCH,
     on_progress: Callable[[RebuildProgress], None] | None = None,
     archive: ArchivedEvents = NO_ARCHIVE,
     on_poison: OnPoison = OnPoison.PARK,

@@ -10,12 +10,10 @@ from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 
-from ledgerlake.commands.bus import CommandBus
+from ledgerlake.commands.bus import UNAVAILABLE, CommandBus
 from ledgerlake.commands.model import CommandOutcome, CommandResult
 from ledgerlake.domain.commands import PaymentCommand
-from ledgerlake.eventstore.model import StoreUnavailable
 from ledgerlake.privacy.keys import KeysUnavailable
 from ledgerlake.web.problems import busy, unavailable
 
@@ -168,7 +166,7 @@ _Outcome: TypeAlias = CommandOutcome | Exception
 def _carry_out(bus: Callable[[], CommandBus], commands: Sequence[PaymentCommand]) -> list[_Outcome]:
     try:
         return list(bus().dispatch_batch(commands))
-    except (StoreUnavailable, KeysUnavailable, PyMongoError) as error:
+    except (*UNAVAILABLE, KeysUnavailable) as error:
         return [error] * len(commands)
     except Exception as error:  # noqa: BLE001 - each request hears of it
         if len(commands) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,6 +23,21 @@ from ledgerlake.web.shelf import TRIES, Shelf
 from ledgerlake.web.tokens import AccessTokens
 
 R = TypeVar("R")
+
+
+async def again(ask: Callable[[], Awaitable[R]]) -> R:
+    """What `ask` comes to, and once more where a report is written anew meanwhile: then there is another one.
+
+    Raises:
+        ReportReplaced: each time.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return await ask()
+        except ReportReplaced:
+            if not left:
+                raise
+    raise AssertionError("unreachable")
 
 
 class Service:
@@ -82,14 +97,8 @@ class Service:
         return await self._tokens.run(function)
 
     async def look(self, function: Callable[..., R], *args: Any) -> R:
-        """`run`, and again where a report is written anew meanwhile: then there is another one."""
-        for left in reversed(range(TRIES)):
-            try:
-                return await self.run(function, *args)
-            except ReportReplaced:
-                if not left:
-                    raise
-        raise AssertionError("unreachable")
+        """`run`, and `again` where a report is written anew meanwhile."""
+        return await again(lambda: self.run(function, *args))
 
     async def dispatch(self, command: PaymentCommand) -> CommandResult:
         """Send a command through the bus; raises as `lanes.Writing.dispatch` does."""

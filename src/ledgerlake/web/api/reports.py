@@ -15,10 +15,9 @@ from ledgerlake.web.access import Allowed, Principal
 from ledgerlake.web.answers import as_json
 from ledgerlake.web.api.described import problems
 from ledgerlake.web.api.fields import OrganizationQuery, only_known
-from ledgerlake.web.exports import ReportReplaced
 from ledgerlake.web.files import file_response
-from ledgerlake.web.service import Service
-from ledgerlake.web.shelf import FILES, MEDIA_TYPES, TRIES, Month, Report, Shelf
+from ledgerlake.web.service import Service, again
+from ledgerlake.web.shelf import FILES, MEDIA_TYPES, Month, Report, Shelf
 
 router = APIRouter(prefix="/api/v1/reports", tags=["reports"], dependencies=[Depends(only_known)])
 
@@ -240,15 +239,13 @@ async def report_file(
     """A file of a report, whole or a range of bytes. ETag and Repr-Digest are its SHA-256."""
     service: Service = request.app.state.service
     wanted = principal.organization(organization)
-    for left in reversed(range(TRIES)):
-        try:
-            found = await service.run(_file, service.shelf, wanted, period, _edition(edition), name)
-            return await file_response(request, found)
-        except ReportReplaced:
-            # A draft that is written anew meanwhile is another file.
-            if not left:
-                raise
-    raise AssertionError("unreachable")
+
+    async def answer() -> Response:
+        found = await service.run(_file, service.shelf, wanted, period, _edition(edition), name)
+        return await file_response(request, found)
+
+    # A draft may be written anew between the look and the reading.
+    return await again(answer)
 
 
 def _months(shelf: Shelf, organization: str) -> Months:

@@ -12,12 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ledgerlake.web.access import Allowed, Principal
-from ledgerlake.web.exports import ReportReplaced
 from ledgerlake.web.files import file_response
 from ledgerlake.web.pages import charts, visible
 from ledgerlake.web.pages.rendering import render
-from ledgerlake.web.service import Service
-from ledgerlake.web.shelf import TRIES, FileFacts, Freshness, Month, Report, ShelfFile
+from ledgerlake.web.service import Service, again
+from ledgerlake.web.shelf import FileFacts, Freshness, Month, Report, ShelfFile
 
 router = APIRouter()
 
@@ -110,15 +109,12 @@ async def file(
     def look() -> ShelfFile:
         return service.shelf.file(service.shelf.report(organization, period, edition), file)
 
-    # A draft may be written anew between the look and the reading: then there is another one.
-    for left in reversed(range(TRIES)):
-        try:
-            found = await service.run(look)
-            return await file_response(request, found, f"{name}-{period}-{edition}-{found.name}")
-        except ReportReplaced:
-            if not left:
-                raise
-    raise AssertionError("unreachable")
+    async def answer() -> Response:
+        found = await service.run(look)
+        return await file_response(request, found, f"{name}-{period}-{edition}-{found.name}")
+
+    # A draft may be written anew between the look and the reading.
+    return await again(answer)
 
 
 def _view(service: Service, organization: str, period: str, edition: str | None) -> _View:
