@@ -2,6 +2,8 @@
 
 Every cell is measured for a fixed while, all stores one after the other in each round. A writer is a thread
 that waits for its append before it makes the next one; "asyncio" are as many tasks on AsyncEventStore.
+"raw" is one writer's insert_many of as many documents at once as a group commit had; "raw, by each writer" is
+what the same threads reach who insert their own events only.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ def run(scale: Scale) -> list[Figure]:
         raw, counted = twin(database, "raw", "events"), twin(database, "counted", "events")
         database["counted_head"].insert_one({"_id": "events", "position": Int64(0)})
         stores: dict[str, Write] = {
+            "raw, by each writer": lambda events: _insert(raw, events),
             "a transaction with counter": lambda events: _transaction(database, counted, events),
             **others,
         }
@@ -188,6 +191,12 @@ def _document(append: Append, version: int) -> dict[str, Any]:
         "recordedAt": NOW,
         "schemaVersion": 1,
     }
+
+
+def _insert(collection: Any, events: int) -> None:
+    """Neither versions nor positions that mean anything: only the documents."""
+    append = _append(1)
+    collection.insert_many([_document(append, version) for version in range(1, events + 1)])
 
 
 def _transaction(database: Db, collection: Any, events: int) -> None:

@@ -2,7 +2,7 @@
 -- Reads the view `events`. Amounts are minor units of the currency; the session's time zone is UTC.
 SELECT
   organization_id,
-  CAST(DATE_TRUNC('day', occurred_at) AS DATE) AS day,
+  CAST(occurred_at AS DATE) AS day,
   currency,
   NULLIF(reason, '') AS reason,
   COUNT(*) AS count,

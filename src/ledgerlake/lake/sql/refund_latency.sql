@@ -8,7 +8,7 @@ refunded AS (
   SELECT
     organization_id,
     currency,
-    CAST(DATE_TRUNC('day', completed_at) AS DATE) AS day,
+    CAST(completed_at AS DATE) AS day,
     DATE_DIFF('millisecond', completed_at, first_refund_at) AS latency
   FROM payments
   WHERE completed_at IS NOT NULL AND first_refund_at IS NOT NULL

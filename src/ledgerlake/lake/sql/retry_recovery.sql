@@ -6,7 +6,7 @@ WITH payments AS (
 )
 SELECT
   organization_id,
-  CAST(DATE_TRUNC('day', first_failed_at) AS DATE) AS day,
+  CAST(first_failed_at AS DATE) AS day,
   currency,
   failures_before,
   completed_at IS NOT NULL AS recovered,
