@@ -26,11 +26,12 @@ format: setup ## let ruff format and mend what it can
 	$(VENV_PYTHON) -m ruff check --fix .
 
 # A file at a time for each worker, in the order that tests/conftest.py gives them. Three workers for two cores: they
-# wait for disks and servers as much as they compute.
+# wait for disks and servers as much as they compute. Compiled code is kept, whatever the environment says: hundreds of
+# processes would compile all of it anew, and so would each worker.
 test: ## run the tests (ARGS='-k money -x' narrows them)
 	@sh scripts/setup.sh --needs-mongodb
 	@sh scripts/setup_spark.sh
-	$(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 demo: ## simulated business, or INPUT=FILE, through events, lake, reports and notebook
 	@sh scripts/setup.sh --needs-mongodb

@@ -46,6 +46,7 @@ OTHERS = ("EIRE", "Japan")
 LARGEST = "United Kingdom"
 HOSTILE = "</td><script>document.title = 'run'</script>"
 PHONE = {"viewport": {"width": 375, "height": 740}, "device_scale_factor": 2, "is_mobile": True}
+DRAWING = re.compile(r"/(plotly|charts)\b[^/]*\.js")
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
 
 pytestmark = pytest.mark.slow
@@ -199,11 +200,16 @@ class Visit:
 
 @pytest.fixture
 def visit(site: Site, browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """`visit(**options of a context)`: a new browser window of somebody who signed in."""
+    """`visit(charts, **options of a context)`: a new browser window of somebody who signed in.
+
+    Without `charts` none is drawn: to read plotly's script is most of the time of a page.
+    """
     contexts: list[BrowserContext] = []
 
-    def visited(**options: Any) -> Visit:
+    def visited(*, charts: bool = False, **options: Any) -> Visit:
         contexts.append(browser.new_context(base_url=site.address, **(options or DESKTOP)))
+        if not charts:
+            contexts[-1].route(DRAWING, lambda route: route.fulfill(body="", content_type="text/javascript"))
         return Visit(site, contexts[-1])
 
     yield visited
@@ -359,7 +365,7 @@ def test_what_came_late_is_followed_from_the_month_to_the_payment(
 def test_charts_are_drawn_without_a_network_and_a_strict_policy_has_nothing_to_refuse(
     visit: Callable[..., Visit], scheme: str
 ) -> None:
-    visitor = visit(**DESKTOP, color_scheme=scheme)
+    visitor = visit(charts=True, **DESKTOP, color_scheme=scheme)
     page = visitor.open(FOUND, "December 2011")
     visitor.drawn()
     titles = [text.split(" (")[0] for text in page.locator(".gtitle").all_text_contents()]
@@ -433,7 +439,7 @@ def test_axe_finds_nothing_serious_and_no_page_is_wider_than_its_screen(
     visit: Callable[..., Visit], options: dict[str, Any], rules: tuple[str, ...]
 ) -> None:
     found = {}
-    for name, page in pages(visit(**options)):
+    for name, page in pages(visit(charts=True, **options)):
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
         found[name] = serious(page, *rules)
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -451,7 +457,7 @@ def test_axe_finds_nothing_serious_and_no_page_is_wider_than_its_screen(
 
 def test_a_phone_shows_the_same_figures(visit: Callable[..., Visit], shared_data: Path) -> None:
     wanted = expected(shared_data, "2011-11")
-    visitor = visit(**PHONE)
+    visitor = visit(charts=True, **PHONE)
     visitor.open(FOUND)
     visitor.picture("months-phone")
     page = visitor.open(FOUND, "November 2011")
@@ -504,7 +510,7 @@ def test_the_first_page_is_light_and_works_without_scripts(
     visit: Callable[..., Visit], browser: Browser, site: Site
 ) -> None:
     sizes: dict[str, int] = {}
-    visitor = visit()
+    visitor = visit(charts=True)
     visitor.page.on("response", lambda answer: sizes.update({answer.url: len(answer.body())}))
     visitor.open()
     visitor.page.wait_for_load_state("networkidle")

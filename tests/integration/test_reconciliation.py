@@ -243,7 +243,7 @@ def test_appends_and_refreshes_meanwhile_do_not_disturb(ledger: Ledger) -> None:
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        for _ in range(4):
+        for _ in range(2):
             found = ledger.verify()
             assert found.ok, failing(found)
     finally:

@@ -240,9 +240,9 @@ def test_a_browser_draws_every_chart_of_every_page_without_a_network(
 
     greedy = tmp_path / "greedy.html"
     elsewhere = '<script src="https://example.org/x.js"></script><img src="https://example.org/x.png">'
-    greedy.write_text(
-        pages["data_access"].read_text("utf-8").replace("<main>", f"<main>{elsewhere}"), "utf-8"
-    )
+    # Without its charts, which have been drawn by then.
+    bare = re.sub(r"<script.*?</script>", "", pages["data_access"].read_text("utf-8"), flags=re.DOTALL)
+    greedy.write_text(bare.replace("<main>", f"<main>{elsewhere}"), "utf-8")
     drawn: dict[str, list[str]] = {}
     asked: dict[str, list[str]] = {}
     said: dict[str, list[str]] = {}
@@ -256,8 +256,11 @@ def test_a_browser_draws_every_chart_of_every_page_without_a_network(
             tab.on("console", lambda message, name=name: said[name].append(message.text))
             tab.on("pageerror", lambda error, name=name: said[name].append(str(error)))
             tab.goto(path.as_uri())
-            count = CHARTS.get(name, 1)
+            count = CHARTS.get(name, 0)
             tab.wait_for_function(f"document.querySelectorAll('.js-plotly-plot .gtitle').length >= {count}")
+            deadline = time.monotonic() + 300
+            while name == "greedy" and len(said[name]) < 2 and time.monotonic() < deadline:
+                tab.wait_for_timeout(50)  # what its console says is told while it waits
             drawn[name] = tab.locator(".gtitle").all_text_contents()
             # On a phone it is read from top to bottom: what is wider scrolls within itself.
             assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name

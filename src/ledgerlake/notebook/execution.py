@@ -7,7 +7,6 @@ place), with the modules this process would import and the lake these settings n
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 _POSITION = "ledgerlake-position"
 _SOURCE = "ledgerlake-notebook"
 _KERNELS = 2  # at once: each is a process that computes
-_IRI_PARSER = "rfc3987_syntax"
 _LONGEST_SOCKET_NAME = 90  # operating systems allow 104 or 108, and jupyter_client appends to it
 
 
@@ -131,7 +129,9 @@ def execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any] | 
 
     `parameters` replace those of the cell tagged `parameters`. Raises NotebookError.
     """
-    _import_jsonschema()
+    from ledgerlake.charts.imports import import_jsonschema
+
+    import_jsonschema()
     from papermill import PapermillExecutionError, execute_notebook
 
     _check_is_there(notebook)
@@ -162,25 +162,10 @@ def _check_is_there(notebook: Path) -> None:
         )
 
 
-def _import_jsonschema() -> None:
-    """What nbformat checks notebooks with, without the parser it has for the format "iri" where it finds one.
-
-    To build that takes two seconds, more than all else imported here, and no notebook has such a field.
-    """
-    if "jsonschema" in sys.modules:
-        return
-    kept = sys.modules.get(_IRI_PARSER)
-    sys.modules[_IRI_PARSER] = None  # type: ignore[assignment]  # means: it is not to be found
-    try:
-        importlib.import_module("jsonschema")
-    finally:
-        sys.modules.pop(_IRI_PARSER, None)
-        if kept is not None:
-            sys.modules[_IRI_PARSER] = kept
-
-
 def _nothing_yet(notebook: Path, settings: Settings) -> NotebookNode:
-    _import_jsonschema()
+    from ledgerlake.charts.imports import import_jsonschema
+
+    import_jsonschema()
     import nbformat
 
     from ledgerlake.analyst import NothingYet
