@@ -1,4 +1,4 @@
-"""Catching up through Dagster's job, against the same by the command line; and finding nothing new."""
+"""Catching up through Dagster's job, against the same by the command line; finding nothing new; starting."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ from pipelines.resources import Ledger
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = 1 / 1.15
 NOTHING_NEW = 2.0
+SMALL = 20_000
+# Of the work on a small log over that on a large one: it must not grow with the log.
+CONSTANT = 0.9
+BARE = "import dagster as dg\n\n\n@dg.asset\ndef one():\n    pass\n\n\ndefs = dg.Definitions([one])\n"
+BARE_PROJECT = """[tool.dg]
+directory_type = "project"
+
+[tool.dg.project]
+root_module = "bare"
+code_location_target_module = "bare"
+"""
 # What a catch-up starts from: the log, and that it was verified some time ago.
 KEPT = {"events", "counters", "log_chain", "verifications"}
 
@@ -37,10 +48,11 @@ def run(scale: Scale) -> list[Figure]:
     """Seconds of `ledgerlake refresh` over those of the job, both as processes, starts included.
 
     Both fill all read models, the lake, its tables and the reports from nothing; the job also reconciles
-    them with the log. No notebook is executed.
+    them with the log. No notebook is executed. What a run does that finds nothing new is measured on this log
+    and, by turns, on a small one.
     """
     ratios, notes = [], []
-    with scratch(scale) as (settings, database):
+    with scratch(scale) as (settings, database), scratch(scale) as (small, few):
         _seconds(settings, BY_DAGSTER)  # makes the history, and verifies the empty log to the last event
         fill(scale, database)
         for number in range(scale.rounds):
@@ -56,19 +68,41 @@ def run(scale: Scale) -> list[Figure]:
             ratios.append(by_hand / seconds)
             notes.append(f"{seconds:.1f} ({cpu:.1f}) and {by_hand:.1f} ({cpu_by_hand:.1f})")
             scale.say(f"  Dagster and command line {notes[-1]} s for {scale.events:,} events")
-        idle = [_own_work(settings) for _ in range(scale.rounds + 1)][1:]  # the first one warms up
+        fill(replace(scale, events=SMALL), few)
+        _seconds(small, BY_DAGSTER)
+        # The first round warms up.
+        idle = [(_own_work(small), _own_work(settings)) for _ in range(scale.rounds + 1)][1:]
     note = f"{scale.events:,} events; seconds (of the processor, MongoDB's apart): {'; '.join(notes)}"
-    found = f"{scale.events:,} events; seconds of the steps: {', '.join(f'{each:.2f}' for each in idle)}"
+    found = ", ".join(f"{one:.2f} and {other:.2f}" for one, other in idle)
+    found = f"{SMALL:,} and {scale.events:,} events; seconds of the steps: {found}"
+    work = "a refresh's own work that finds nothing new"
     return [
         Figure("catch-up through Dagster", "ledgerlake refresh", ratios, TARGET, note),
-        Figure(
-            "2 s",
-            "a refresh's own work that finds nothing new",
-            [NOTHING_NEW / each for each in idle],
-            1,
-            found,
-        ),
+        Figure("2 s", work, [NOTHING_NEW / one for _, one in idle], 1, found),
+        Figure(work, "on a large log", [one / other for one, other in idle], CONSTANT, found),
+        _definitions(scale),
     ]
+
+
+def _definitions(scale: Scale) -> Figure:
+    """`dg list defs` of a project that has a single asset, against that of this one."""
+    bare = scale.folder / "bare"
+    bare.mkdir()
+    (bare / "bare.py").write_text(BARE)
+    (bare / "pyproject.toml").write_text(BARE_PROJECT)
+    env = {**os.environ, "LEDGERLAKE_HOME": str(scale.folder), "PYTHONPATH": str(bare)}
+    env["VIRTUAL_ENV"] = sys.prefix
+    command = [Path(sys.executable).with_name("dg"), "list", "defs"]
+    taken: dict[Path, list[float]] = {bare: [], ROOT: []}
+    for _ in range(scale.rounds + 1):
+        for folder, seconds in taken.items():
+            started = time.perf_counter()
+            subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - started)
+    pairs = list(zip(taken[bare], taken[ROOT], strict=True))[1:]  # the first ones fill the disk's cache
+    listed = ", ".join(f"{one:.2f} and {ours:.2f}" for one, ours in pairs)
+    note = f"seconds, starts included: {listed}"
+    return Figure("dg list defs of one asset", "of ours", [one / ours for one, ours in pairs], note=note)
 
 
 def _own_work(settings: Settings) -> float:

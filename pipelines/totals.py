@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pymongo.database import Database
 
     from ledgerlake.lake.event_lake import EventLake
+    from ledgerlake.reconciliation.sums import ControlSums, Sums
     from ledgerlake.reports import BillingTotals
     from pipelines.materialization import Totals
 
@@ -16,31 +19,37 @@ _GROSS, _REFUNDS = ("PaymentProcessed", "completed"), ("PaymentRefunded", "refun
 
 
 def of_read_model(db: Database[dict[str, Any]], name: str) -> Totals | None:
-    """From a read model; None from one that has failed attempts only."""
-    from ledgerlake.projections import model  # brings Polars along, which loading definitions can spare
+    """From a read model; None from one that has failed attempts only.
+
+    As they were added up last, where nobody has written to it since.
+    """
+    # They bring Polars along, which loading definitions can spare.
+    from ledgerlake.errors import LedgerLakeError
+    from ledgerlake.reconciliation.sums import ControlSums
+    from ledgerlake.reconciliation.verify import MISSHAPEN
 
     if name == "failure_reasons":
         return None
     if name == "payment_read_models":
         # Of its totals by state, which are kept up with it: as many documents as states, not as payments.
-        name = "payment_states"
         completed = {"$and": [{"$ne": ["$status", "failed"]}, {"$not": ["$unreferenced"]}]}
-        gross: Any = {"$cond": [completed, "$amountMinor", 0]}
-        refunds: Any = "$refundedMinor"
-    else:
+        return _summed(db, "payment_states", {"$cond": [completed, "$amountMinor", 0]}, "$refundedMinor")
+    try:
+        return _of_sums(ControlSums(db, name).of_read_model(name)[0])
+    except (LedgerLakeError, *MISSHAPEN):  # more than 64 bits hold, or what a check will name
         gross, refunds = (
             {"$cond": [{"$eq": ["$status", status]}, "$totalMinor", 0]}
             for status in ("completed", "refunded")
         )
+        return _summed(db, name, gross, refunds)
 
-    def summed(number: Callable[[Any], Any]) -> list[dict[str, Any]]:
-        sums = {"gross": {"$sum": number(gross)}, "refunds": {"$sum": number(refunds)}}
-        return list(model(db, name).aggregate([{"$group": {"_id": "$currency", **sums}}]))
 
-    found = summed(lambda field: field)
-    if any(isinstance(each[of], float) for each in found for of in ("gross", "refunds")):
-        # More than 64 bits hold. Decimals have 34 digits, and cost twice as much.
-        found = summed(lambda field: {"$toDecimal": field})
+def _summed(db: Database[dict[str, Any]], name: str, gross: Any, refunds: Any) -> Totals:
+    from ledgerlake.projections import model
+
+    # Decimals have 34 digits.
+    sums = {"gross": {"$sum": {"$toDecimal": gross}}, "refunds": {"$sum": {"$toDecimal": refunds}}}
+    found = model(db, name).aggregate([{"$group": {"_id": "$currency", **sums}}])
     return {each["_id"]: (_integer(each["gross"]), _integer(each["refunds"])) for each in found}
 
 
@@ -53,9 +62,18 @@ def of_lake(lake: EventLake) -> Totals:
     )
 
 
-def of_rows(rows: Iterable[dict[str, Any]]) -> Totals:
-    """From rows with currency, status and total_minor, as statistics and trends have them."""
-    return _of((row["currency"], row["status"], row["total_minor"]) for row in rows)
+def of_table(sums: ControlSums, root: Path, path: str) -> Totals | None:
+    """From a table of the lake in the folder `root`; None from a damaged one, which a check will name."""
+    from ledgerlake.lake.errors import CorruptFileError
+
+    try:
+        return _of_sums(sums.of_table(root, path)[0])
+    except CorruptFileError:
+        return None
+
+
+def _of_sums(sums: Sums) -> Totals:
+    return _of((currency, status, figure.minor or 0) for (_, currency, status), figure in sums.items())
 
 
 def of_billing(totals: Iterable[BillingTotals]) -> Totals:

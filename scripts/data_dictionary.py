@@ -18,7 +18,17 @@ import pyarrow as pa
 from ledgerlake.eventstore.columnar import SCHEMA
 from ledgerlake.ingest.rejections_file import SCHEMA as REJECTIONS
 from ledgerlake.lake.archive import archive_schema
-from ledgerlake.lake.definitions import STATES, STATISTICS, TRENDS
+from ledgerlake.lake.definitions import (
+    FAILURE_REASONS,
+    PAYMENTS,
+    QUARTERS,
+    REFUND_COHORTS,
+    REFUND_LATENCY,
+    RETRY_RECOVERY,
+    STATES,
+    STATISTICS,
+    TRENDS,
+)
 from ledgerlake.projections import PROJECTIONS, Field
 from ledgerlake.reports.billing_definition import ITEMISED, ITEMISED_FILE, SUMMARY, SUMMARY_FILE
 
@@ -27,19 +37,33 @@ PAGE: Final = _DOCS / "data-dictionary.md"
 MEANINGS: Final = _DOCS / "data-dictionary.toml"
 COLUMNS: Final = _DOCS.parent / "pipelines" / "columns.json"
 
-# Table -> its columns. Weeks and months of trends have those of days.
+# Table of Arrow, in a file or in memory -> its columns. Weeks and months of trends have those of days.
 PARQUET: Final[dict[str, pa.Schema]] = {
     "events": SCHEMA,
     "archive": archive_schema(),
     STATISTICS.name: STATISTICS.schema,
     STATES.name: STATES.schema,
     "payment_trends": TRENDS["day"].schema,
+    REFUND_COHORTS.name: REFUND_COHORTS.schema,
     ITEMISED.name: ITEMISED_FILE,
     SUMMARY.name: SUMMARY_FILE,
     "rejections": REJECTIONS,
 }
 VERSIONS: Final = {
-    each.name: each.version for each in (STATISTICS, STATES, *TRENDS.values(), ITEMISED, SUMMARY)
+    each.name: each.version
+    for each in (
+        STATISTICS,
+        STATES,
+        *TRENDS.values(),
+        QUARTERS,
+        FAILURE_REASONS,
+        REFUND_LATENCY,
+        RETRY_RECOVERY,
+        REFUND_COHORTS,
+        PAYMENTS,
+        ITEMISED,
+        SUMMARY,
+    )
 }
 READ_MODELS: Final[dict[str, tuple[Field, ...]]] = {
     each.name: tuple(each.schema)

@@ -5,7 +5,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -13,6 +13,9 @@ from pipelines.assets.read_models import events
 from pipelines.columns import columns
 from pipelines.materialization import OWNERS, TRY_AGAIN, advanced, at_work, progress
 from pipelines.resources import Ledger
+
+if TYPE_CHECKING:
+    from ledgerlake.reconciliation.sums import ControlSums
 
 
 @dg.asset(
@@ -65,25 +68,25 @@ def _table(name: str, description: str, *tables: str) -> dg.AssetSpec:
     )
 
 
-def _contents(folder: Path) -> dict[str, Any]:
-    import pyarrow.parquet as pq
+def _contents(sums: "ControlSums", root: Path, folder: str) -> dict[str, Any]:
+    from ledgerlake.lake.parquet import read_footer
+    from pipelines.totals import of_table
 
-    from pipelines.totals import of_rows
-
-    # Statistics and daily trends both hold every movement once; states and longer periods repeat them.
-    [main] = [path for name in _MAIN if (path := folder / name).exists()]
-    rows = pq.read_table(main, columns=["currency", "status", "total_minor"]).to_pylist()
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted((root / folder).glob("*.parquet"))
     return {
-        "rows": len(rows),
-        "totals": of_rows(rows),
+        "rows": read_footer(root / _MAIN[folder]).rows,
+        "totals": of_table(sums, root, _MAIN[folder]),
         "files": [path.name for path in files],
         "bytes": sum(path.stat().st_size for path in files),
-        "folder": dg.MetadataValue.path(folder),
+        "folder": dg.MetadataValue.path(root / folder),
     }
 
 
-_MAIN = ("payment_statistics.parquet", "payment_trends_day.parquet")
+# Statistics and daily trends both hold every movement once; states and longer periods repeat them.
+_MAIN = {
+    "statistics": "statistics/payment_statistics.parquet",
+    "trends": "trends/payment_trends_day.parquet",
+}
 
 
 @dg.multi_asset(
@@ -108,12 +111,14 @@ def lake_tables(
 ) -> Iterator[dg.MaterializeResult[None]]:
     from ledgerlake.eventstore.columnar import head
     from ledgerlake.lake.tables import refresh_tables
+    from ledgerlake.reconciliation.sums import ControlSums
     from pipelines.positions import positions
 
     started = time.monotonic()
     with at_work(context), ledger.open() as opened:
         before = positions(opened).assets
         done = refresh_tables(opened.lake, opened.engine)
+        sums = ControlSums(opened.db)
         seconds = time.monotonic() - started
         for name, part in (("lake_statistics", "statistics"), ("lake_trends", "trends")):
             written = [path.name for path in done.files if path.parent.name == part]
@@ -124,7 +129,7 @@ def lake_tables(
                 position_to=done.position,
                 head=head(opened.db),
                 seconds=seconds,
-                **_contents(opened.lake.root / part),
+                **_contents(sums, opened.lake.root, part),
                 written=written,
             )
             yield dg.MaterializeResult(asset_key=name, metadata=metadata)

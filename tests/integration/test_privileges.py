@@ -181,6 +181,9 @@ def test_who_refreshes_fills_read_models_anew_and_verifies(opened: Opened) -> No
         ledger.drop_replaced("payment_read_models")
         found = ledger.verify()
         assert found.ok, found
+        for _ in range(2):
+            assert not ledger.reconcile().full
+        assert ledger.db["control_sums"].find_one({"_id": "payment_trends"})
         assert ledger.status().head > 0
 
 

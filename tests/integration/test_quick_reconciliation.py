@@ -16,6 +16,7 @@ from bson import Int64
 from pymongo.errors import OperationFailure
 
 from ledgerlake.application import LedgerLake
+from ledgerlake.domain.events import EVENT_STATUS
 from ledgerlake.lake.parquet import read_footer, write_table
 from ledgerlake.lake.tables import TABLES, refresh_tables
 from ledgerlake.projections import PROJECTIONS, advance
@@ -28,6 +29,7 @@ from ledgerlake.reconciliation import (
     verify,
 )
 from ledgerlake.reconciliation import quick as quick_module
+from ledgerlake.reconciliation import sums as sums_module
 from ledgerlake.reconciliation.balances import check_balances, check_lake_balances
 from ledgerlake.reconciliation.lake_side import LakeViews
 from ledgerlake.reconciliation.log import Log
@@ -222,6 +224,98 @@ def test_when_the_quick_one_is_enough(ledger: LedgerLake, monkeypatch: pytest.Mo
     record(db, "everything", 1_000, [replace(first.verification.checks[0], ok=False)], 1.0)
     reconcile(db, lake, DAY)  # what failed is looked at whole until it is mended
     assert len(fully) == 4
+
+
+READ_MODELS = ("payment_statistics", "payment_trends", "payment_quarters", "failure_reasons")
+
+
+def added_up_anew(ledger: LedgerLake) -> set[str]:
+    """The layers whose sums a quick verification adds up, though all are kept that can be."""
+    found = quick(ledger)
+    assert failing(found) == []
+    return {
+        check.part or ""
+        for check in found.checks
+        if check.name.endswith("(sums)") and "unwritten since" not in check.detail
+    } - {"payment_read_models", "event_lake"}  # of few totals, and of footers
+
+
+def test_what_nobody_has_written_to_is_not_added_up_again(ledger: LedgerLake) -> None:
+    tables = {"lake_statistics", "lake_trends"}
+    assert added_up_anew(ledger) == {*READ_MODELS, *tables}
+    assert added_up_anew(ledger) == set()
+    # Indeed not: a sum that was kept wrong is believed, until a full verification throws all of them away.
+    ledger.db["control_sums"].update_one({"_id": "payment_quarters"}, {"$inc": {"sums.0.4": 1}})
+    assert failing(quick(ledger)) == ["payment_quarters (sums)"]
+    ledger.verify()
+    assert added_up_anew(ledger) == {*READ_MODELS, *tables}
+    # A write by hand, though it changes nothing, and new events.
+    ledger.db["payment_quarters"].update_one({}, {"$inc": {"count": Int64(0)}})
+    assert added_up_anew(ledger) == {"payment_quarters"}
+    insert_events(ledger.db, payment_history(2, 100, after=1_000))
+    advance(ledger.db, PROJECTIONS["payment_trends"])
+    ledger.lake.refresh(ledger.db)
+    assert added_up_anew(ledger) == {"payment_trends"}
+    refresh_tables(ledger.lake)
+    assert added_up_anew(ledger) == tables
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        *((bump(name, totalMinor=1), [f"{name} (sums)"]) for name in READ_MODELS),
+        (lose("payment_quarters"), ["payment_quarters (sums)"]),
+        (rewritten("trends/payment_trends_day.parquet"), ["lake payment_trends_day (sums)"]),
+        (lost_event, ["log positions"]),
+    ],
+)
+def test_what_is_changed_beside_kept_sums_is_found_at_once(
+    ledger: LedgerLake, change: Callable[[LedgerLake], None], names: list[str]
+) -> None:
+    assert failing(quick(ledger, 900)) == []
+    change(ledger)
+    assert failing(quick(ledger, 900)) == names
+
+
+def test_negative_control_what_is_written_past_the_servers_count_only_a_full_one_finds(
+    ledger: LedgerLake,
+) -> None:
+    quick(ledger)
+    last = {"$sort": {"_id": -1}}, {"$limit": 1}, {"$set": {"count": {"$add": ["$count", 1]}}}
+    ledger.db["payment_quarters"].aggregate([*last, {"$merge": {"into": "payment_quarters"}}])
+    assert failing(quick(ledger)) == []
+    assert failing(verify(ledger.db, ledger.lake)) == ["payment quarters"]
+
+
+def test_a_transaction_that_is_counted_before_it_is_seen_is_told_by_its_checkpoint(
+    ledger: LedgerLake,
+) -> None:
+    insert_events(ledger.db, payment_history(2, 1, after=1_000))
+    new = ledger.db["events"].find_one({"position": 1_001})
+    key = {
+        "organizationId": new["metadata"]["organizationId"],
+        "currency": new["eventData"]["currency"],
+        "status": EVENT_STATUS[new["eventType"]],
+    }
+    more = {"count": Int64(1), "totalMinor": new["eventData"]["amountMinor"]}
+    moved = {"position": Int64(1_001)}
+    with ledger.db.client.start_session() as session, session.start_transaction():
+        ledger.db["payment_statistics"].update_one(key, {"$inc": more}, session=session)
+        ledger.db["projections_metadata"].update_one(
+            {"_id": "payment_statistics"}, {"$set": moved}, session=session
+        )
+        assert "payment_statistics" in added_up_anew(ledger)
+    assert added_up_anew(ledger) == {"payment_statistics"}
+
+
+def test_who_is_not_told_what_was_written_adds_up_each_time(
+    ledger: LedgerLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody tells on a sharded cluster, nor a user without collStats."""
+    monkeypatch.setattr(sums_module, "_written", lambda db, names: {})
+    for _ in range(2):
+        assert added_up_anew(ledger) >= set(READ_MODELS)
+        assert ledger.db["control_sums"].count_documents({"_id": {"$in": READ_MODELS}}) == 0
 
 
 def test_a_sum_that_differs_brings_a_full_verification(ledger: LedgerLake) -> None:

@@ -36,6 +36,9 @@ Document: TypeAlias = dict[str, Any]
 OnProgress: TypeAlias = Callable[[int, int], None]
 
 _LOG: Final = logging.getLogger(__name__)
+# What each segment's file said of itself, with its inode, time and size: of every lake that this process has
+# opened, since each step of a run opens it anew.
+_FOOTERS: Final[dict[Path, tuple[tuple[int, int, int], SegmentInfo]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,22 @@ class EventLake:
         self.events_dir = self.root / "events"
         self.segment_size = segment_size
         self.archive = EventArchive(self.root)
-        self._footers: dict[Path, tuple[tuple[int, int, int], SegmentInfo]] = {}
         self._check_layout()
 
     def position(self) -> int:
         """Position up to which the lake holds every event, in this program's format; 0 if there is none."""
         return _current(self.segments())
+
+    def end(self) -> tuple[int, str]:
+        """Position and id of the last event, as a pinned lake has them: 0 and "" without any. Reads no event.
+
+        Raises:
+            OutdatedFileError: an earlier version of this program wrote it, and nothing refreshed it since.
+        """
+        held = self.segments()
+        for info in held:
+            check_format(info)
+        return (held[-1].to, held[-1].last_event_id) if held else (0, "")
 
     def updated_at(self) -> datetime | None:
         """When the last segment was written; None for a lake without events."""
@@ -80,7 +93,7 @@ class EventLake:
         """The segments that make up the lake: all sealed but perhaps the last, without a hole.
 
         A segment behind a hole (the trace of a slow writer, or of a lost file) does not count until a
-        refresh has closed the hole. Reads footers that changed since the last call, nothing else.
+        refresh has closed the hole. Reads footers that changed since this process last did, nothing else.
         """
         held: list[SegmentInfo] = []
         while True:
@@ -202,7 +215,7 @@ class EventLake:
         except FileNotFoundError:
             return None
         version = (state.st_ino, state.st_mtime_ns, state.st_size)
-        known = self._footers.get(path)
+        known = _FOOTERS.get(path)
         if known is not None and known[0] == version:
             return known[1]
         try:
@@ -211,7 +224,7 @@ class EventLake:
             _LOG.warning("%s The next refresh writes it again.", damage)
             return None
         if info is not None:
-            self._footers[path] = (version, info)
+            _FOOTERS[path] = (version, info)
         return info
 
     def check_same_log(self, db: Database[Document], held: Sequence[SegmentInfo], end: int) -> None:

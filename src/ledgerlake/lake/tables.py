@@ -46,19 +46,12 @@ def refresh_tables(lake: EventLake, engine: Engine = DUCKDB) -> TablesRefresh:
         EngineError: the engine can not be reached.
     """
     with exclusive(lake.root / ".tables.lock"):
+        position, last = lake.end()
+        if not _stale(lake.root, _to_state(position, last)):
+            return TablesRefresh(position, ())
         pinned = lake.pin()
-        stated = {
-            path: {
-                "kind": definition.name,
-                "definition_version": str(definition.version),
-                "position": str(pinned.position),
-                "last_event_id": pinned.last_event_id,
-            }
-            for path, definition in TABLES.items()
-        }
-        stale = [path for path in TABLES if _stated(lake.root / path, stated[path]) != stated[path]]
-        if not stale:
-            return TablesRefresh(pinned.position, ())
+        stated = _to_state(pinned.position, pinned.last_event_id)
+        stale = _stale(lake.root, stated)
         for folder in {(lake.root / path).parent for path in TABLES}:
             remove_leftovers(folder)
         with pinned.naming_damage(), engine.connect(pinned) as connection:
@@ -68,6 +61,23 @@ def refresh_tables(lake: EventLake, engine: Engine = DUCKDB) -> TablesRefresh:
                 with write_atomically(lake.root / path) as temp:
                     write_table(temp, table, stated[path])
         return TablesRefresh(pinned.position, tuple(lake.root / path for path in stale))
+
+
+def _to_state(position: int, last_event_id: str) -> dict[str, dict[str, str]]:
+    """What each table is to state, by its path."""
+    return {
+        path: {
+            "kind": definition.name,
+            "definition_version": str(definition.version),
+            "position": str(position),
+            "last_event_id": last_event_id,
+        }
+        for path, definition in TABLES.items()
+    }
+
+
+def _stale(root: Path, stated: dict[str, dict[str, str]]) -> list[str]:
+    return [path for path, wanted in stated.items() if _stated(root / path, wanted) != wanted]
 
 
 def _check_complete(definition: Definition, table: pa.Table, pinned: PinnedLake) -> None:

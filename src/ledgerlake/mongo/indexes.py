@@ -31,6 +31,7 @@ PERSONAL_KEYS = "personal_keys"
 SNAPSHOTS = "snapshots"
 PERIODS = "billing_periods"
 VERIFICATIONS = "verifications"
+CONTROL_SUMS = "control_sums"
 ACCESS_TOKENS = "access_tokens"
 
 _NAMESPACE_EXISTS = 48
@@ -49,6 +50,7 @@ COLLECTIONS = (
     SNAPSHOTS,
     PERIODS,
     VERIFICATIONS,
+    CONTROL_SUMS,
     ACCESS_TOKENS,
 )
 

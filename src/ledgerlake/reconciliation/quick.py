@@ -2,19 +2,20 @@
 
 Every layer was filled from the log by a way of its own. So here they are compared with one another, in
 counts and minor units per organization, currency and outcome, each as of its own position: what the log has
-between two positions is added up by the server. What cancels out in sums, or is wrong in all layers alike,
-only a full verification finds; that is why one follows as soon as anything differs, and once a day.
+between two positions is added up by the server, and what nobody has written to since is not added up again.
+What cancels out in sums, or is wrong in all layers alike, only a full verification finds; that is why one
+follows as soon as anything differs, and once a day.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
@@ -24,16 +25,16 @@ from ledgerlake.errors import LedgerLakeError
 from ledgerlake.eventstore.archived import ARCHIVED
 from ledgerlake.lake.errors import CorruptFileError
 from ledgerlake.lake.event_lake import EventLake
-from ledgerlake.lake.parquet import read_footer, read_verified
+from ledgerlake.lake.parquet import read_footer
 from ledgerlake.lake.segments import SegmentInfo
 from ledgerlake.lake.tables import TABLES
+from ledgerlake.mongo.indexes import EVENTS
 from ledgerlake.projections import PROJECTIONS, checkpoint, model
 from ledgerlake.reconciliation.log import Document, Log
 from ledgerlake.reconciliation.model import (
     Check,
     Figure,
     Figures,
-    Key,
     Verification,
     checked,
     described,
@@ -49,11 +50,8 @@ from ledgerlake.reconciliation.read_side import (
 )
 from ledgerlake.reconciliation.record import Recorded, last_verification, record_verification
 from ledgerlake.reconciliation.schemas import check_documents, check_files
+from ledgerlake.reconciliation.sums import ControlSums, Kept, Sums, added, only, states, total
 from ledgerlake.reconciliation.verify import MISSHAPEN, verify
-
-# What a layer knows of each key; a count that it does not keep is 0 on both sides.
-Sums: TypeAlias = dict[Key, Figure]
-Row: TypeAlias = dict[str, Any]
 
 _PAYMENTS: Final = "payment_read_models"
 _STATISTICS: Final = "statistics/payment_statistics.parquet"
@@ -98,22 +96,26 @@ def verify_quickly(db: Database[Document], lake: EventLake, known: int) -> Verif
     The names of its checks are those of the layers, with " (sums)". One that can not be made has failed.
     """
     while True:
+        sums = ControlSums(db, EVENTS, *(name for name in PROJECTIONS if name != _PAYMENTS))
         # Before the snapshot is taken: so the lake can not be ahead of it.
         segments = lake.segments()
         with db.client.start_session(snapshot=True) as session:
             log = Log(db, session, lake.archive)
-            quick = _Quick(log, lake, segments, known)
+            quick = _Quick(log, lake, segments, known, sums)
             checks = quick.checks()
             if not dropped(log):
                 return Verification(all(check.ok for check in checks), log.head, tuple(checks))
 
 
 class _Quick:
-    def __init__(self, log: Log, lake: EventLake, segments: list[SegmentInfo], known: int) -> None:
+    def __init__(
+        self, log: Log, lake: EventLake, segments: list[SegmentInfo], known: int, sums: ControlSums
+    ) -> None:
         self._log = log
         self._lake = lake
         self._segments = segments
         self._known = known
+        self._sums = sums
         self._between: dict[tuple[int, int], Sums] = {}
 
     def checks(self) -> list[Check]:
@@ -135,7 +137,7 @@ class _Quick:
         base: Sums = {}
         stated = 0
         try:
-            base, stated = _movements(self._table(_STATISTICS)), self._stated(_STATISTICS)
+            (base, _), stated = self._sums.of_table(lake.root, _STATISTICS), self._stated(_STATISTICS)
         except FileNotFoundError:
             pass
         except _NOT_TO_BE_COMPARED as error:
@@ -143,12 +145,12 @@ class _Quick:
 
         def expected(position: int) -> Sums:
             if position >= stated:
-                return _added(base, self._log_between(stated, position))
-            return _added(base, self._log_between(position, stated), -1)
+                return added(base, self._log_between(stated, position))
+            return added(base, self._log_between(position, stated), -1)
 
-        def compare(part: str, what: str, position: int, sums: Callable[[], Sums], **how: Any) -> None:
+        def compare(part: str, what: str, position: int, sums: Callable[[], Kept], **how: Any) -> None:
             def check() -> Check:
-                return self._compared(what, part, position, _only(expected(position), **how), sums())
+                return self._compared(what, part, position, only(expected(position), **how), sums())
 
             run(f"{what} (sums)", part, check)
 
@@ -156,21 +158,22 @@ class _Quick:
         run("dead letters", "events", lambda: replace(check_dead_letters(log), part="events"))
         held = self._segments[-1].to if self._segments else 0
         compare("event_lake", "event_lake", held, self._footers, by_organization=False)
-        run("columns of events", "event_lake", partial(check_files, lake))
+        run("columns of events", "event_lake", partial(check_files, lake, quick=True))
         for path, definition in TABLES.items():
             part = f"lake_{path.partition('/')[0]}"
             position = 0
             with suppress(FileNotFoundError, CorruptFileError):  # reading its rows says which
                 position = self._stated(path)
             of_payments = path == _STATES
-            sums = partial(self._table_sums, path, _states if of_payments else _movements)
+            sums = partial(self._sums.of_table, lake.root, path)
             compare(part, f"lake {definition.name}", position, sums, payments=of_payments)
         for folder in ("statistics", "trends"):
             run(f"columns of {folder}", f"lake_{folder}", partial(check_files, lake, folder))
         for name in at:
             if name != _PAYMENTS:
                 outcome = "failed" if name == "failure_reasons" else None
-                compare(name, name, at[name], partial(self._summed, name, outcome), outcome=outcome)
+                sums = partial(self._sums.of_read_model, name, log.session)
+                compare(name, name, at[name], sums, outcome=outcome)
             elif (why := uneven(log, name)) is not None:
                 found.append(of_part(log, f"{name} (sums)", name, at[name], [], detail=why))
             else:
@@ -181,16 +184,16 @@ class _Quick:
     def _positions(self) -> Check:
         """No position between the last verification and the head is missing or held twice."""
         log, known = self._log, min(self._known, self._log.head)
-        new = log.db["events"].count_documents(
-            {"position": {"$gt": known, "$lte": log.head}}, session=log.session
-        )
+        new = self._sums.of_log(known, log.head, log.session)
         wrong = [] if new == log.head - known else [f"after position {known:,}: {new:,} events"]
         if self._known > log.head:
             wrong.append(f"the log was verified up to {self._known:,}, and ends at {log.head:,}")
         found = checked("log positions", f"{new:,} after position {known:,}, each once", wrong)
         return replace(found, part="events", position=log.head, lag=0)
 
-    def _compared(self, name: str, part: str, position: int, expected: Figures, actual: Figures) -> Check:
+    def _compared(self, name: str, part: str, position: int, expected: Figures, kept: Kept) -> Check:
+        actual, since = kept
+        old = "" if since is None else f", unwritten since {since:%Y-%m-%d %H:%M:%S} UTC"
         differences = described(expected, actual, differing(expected, actual), name)
         return of_part(
             self._log,
@@ -199,7 +202,7 @@ class _Quick:
             position,
             differences,
             (expected, actual),
-            detail=f"control sums, {as_of(self._log, position)}",
+            detail=f"control sums, {as_of(self._log, position)}{old}",
         )
 
     def _log_between(self, after: int, up_to: int) -> Sums:
@@ -241,50 +244,24 @@ class _Quick:
             self._between[after, up_to] = sums
         return self._between[after, up_to]
 
-    def _footers(self) -> Sums:
+    def _footers(self) -> Kept:
         """What the segments state, over all organizations."""
-        return _total(
+        rows = (
             (("", currency, EVENT_STATUS.get(kind, kind)), count, minor)
             for info in self._segments
             for (currency, kind), (count, minor) in info.totals.items()
         )
-
-    def _table_sums(self, path: str, sums: Callable[[Iterable[Row]], Sums]) -> Sums:
-        return sums(self._table(path))
-
-    def _table(self, path: str) -> list[Row]:
-        rows: list[Row] = read_verified(self._lake.root / path, TABLES[path].schema).to_pylist()
-        return rows
+        return total(rows), None
 
     def _stated(self, path: str) -> int:
         return int(read_footer(self._lake.root / path).stated["position"])
 
-    def _summed(self, name: str, outcome: str | None = None) -> Sums:
-        """A read model's movements; those of one without a status all have the `outcome`."""
-        group = {
-            "_id": {"organization": "$organizationId", "currency": "$currency", "status": "$status"},
-            "count": {"$sum": "$count"},
-            # Half the cost of decimals. One that 64 bits do not hold comes as a double, and is told.
-            "minor": {"$sum": "$totalMinor"},
-        }
-        rows = model(self._log.db, name, self._log.session).aggregate(
-            [{"$group": group}], session=self._log.session, allowDiskUse=True
-        )
-        found = []
-        for row in rows:
-            key, minor = row["_id"], row["minor"]
-            if isinstance(minor, float):
-                raise LedgerLakeError(f"A sum of {name} is more than 64 bits hold.")
-            status = key["status"] if outcome is None else outcome
-            found.append(((key["organization"], key["currency"], status), int(row["count"]), int(minor)))
-        return _total(found)
-
-    def _payment_states(self) -> Sums:
+    def _payment_states(self) -> Kept:
         found = checkpoint(self._log.db, _PAYMENTS, self._log.session)
         if found.version not in (None, PROJECTIONS[_PAYMENTS].version):
             raise LedgerLakeError(f"{_PAYMENTS} was filled by version {found.version} of its definition.")
-        states = model(self._log.db, "payment_states", self._log.session)
-        return _states(
+        documents = model(self._log.db, "payment_states", self._log.session)
+        rows = (
             {
                 "organization_id": row["organizationId"],
                 "currency": row["currency"],
@@ -294,68 +271,6 @@ class _Quick:
                 "amount_minor": row["amountMinor"],
                 "refunded_minor": row["refundedMinor"],
             }
-            for row in states.find({}, session=self._log.session)
+            for row in documents.find({}, session=self._log.session)
         )
-
-
-def _movements(rows: Iterable[Row]) -> Sums:
-    """Rows with organization, currency, status, count and sum, added up."""
-    return _total(
-        ((row["organization_id"], row["currency"], row["status"]), row["count"], row["total_minor"])
-        for row in rows
-    )
-
-
-def _states(rows: Iterable[Row]) -> Sums:
-    """Payments by state as movements: those that were processed, and what was refunded, uncounted.
-
-    Raises:
-        LedgerLakeError: payments of a state have more refunded than can be.
-    """
-    found: list[tuple[Key, int, int]] = []
-    for row in rows:
-        organization, currency, refunded = row["organization_id"], row["currency"], row["refunded_minor"]
-        processed = not row["unreferenced"] and row["status"] != "failed"
-        amount = row["amount_minor"] if processed else 0
-        if not row["unreferenced"] and refunded > amount:
-            raise LedgerLakeError(
-                f"Payments of organization {organization!r}, {currency} that are {row['status']} have a"
-                " negative balance: more was refunded than processed."
-            )
-        found.append(((organization, currency, "completed"), row["count"] if processed else 0, amount))
-        found.append(((organization, currency, "refunded"), 0, refunded))
-    return _total(found)
-
-
-def _only(
-    sums: Sums, *, outcome: str | None = None, payments: bool = False, by_organization: bool = True
-) -> Sums:
-    """The sums of one outcome; or as payments have them, or over all organizations."""
-    return _total(
-        (
-            (organization if by_organization else "", currency, status),
-            0 if payments and status == "refunded" else figure.count,
-            figure.minor or 0,
-        )
-        for (organization, currency, status), figure in sums.items()
-        if outcome in (None, status) and not (payments and status == "failed")
-    )
-
-
-def _added(one: Sums, other: Sums, sign: int = 1) -> Sums:
-    """One with the other put in, or with -1 taken out."""
-    return _total(
-        (key, by * figure.count, by * (figure.minor or 0))
-        for sums, by in ((one, 1), (other, sign))
-        for key, figure in sums.items()
-    )
-
-
-def _total(rows: Iterable[tuple[Key, int, int]]) -> Sums:
-    """The figures of keys, each key's counts and sums added up."""
-    totals: dict[Key, list[int]] = {}
-    for key, count, minor in rows:
-        figure = totals.setdefault(key, [0, 0])
-        figure[0] += count
-        figure[1] += minor
-    return {key: Figure(*figure) for key, figure in totals.items()}
+        return states(rows), None

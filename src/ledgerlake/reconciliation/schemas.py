@@ -18,8 +18,9 @@ from ledgerlake.reconciliation.log import Document, Log
 from ledgerlake.reconciliation.model import Check, checked
 
 _NAMED: Final = 10
-# What a quick look takes of each collection: the documents that were written last, where a fault is new.
+# What a quick look takes of each collection, and of segments: what was written last, where a fault is new.
 _NEWEST: Final = 50
+_NEWEST_FILES: Final = 10
 
 
 def check_documents(log: Log, projection: str, *, quick: bool = False) -> Check:
@@ -37,9 +38,15 @@ def check_documents(log: Log, projection: str, *, quick: bool = False) -> Check:
     return replace(told, part=projection)
 
 
-def check_files(lake: EventLake, folder: str | None = None) -> Check:
-    """The columns of the event segments; with `folder` (statistics, trends) those of the tables in it."""
-    files: dict[Path, pa.Schema] = {info.path: SCHEMA for info in lake.segments()}
+def check_files(lake: EventLake, folder: str | None = None, *, quick: bool = False) -> Check:
+    """The columns of the event segments; with `folder` (statistics, trends) those of the tables in it.
+
+    Of all segments, or with `quick` of the newest ones.
+    """
+    segments = lake.segments()
+    files: dict[Path, pa.Schema] = {
+        info.path: SCHEMA for info in (segments[-_NEWEST_FILES:] if quick else segments)
+    }
     if folder is not None:
         tables = {lake.root / path: each.schema for path, each in TABLES.items() if path.startswith(folder)}
         files = {path: schema for path, schema in tables.items() if path.exists()}

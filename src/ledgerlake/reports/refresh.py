@@ -15,7 +15,7 @@ import pyarrow as pa
 from ledgerlake.lake.engines import DUCKDB, Connection, Engine
 from ledgerlake.lake.files import exclusive, remove_leftovers, write_atomically
 from ledgerlake.reports.billing_definition import ITEMISED, SUMMARY, BillingTotals
-from ledgerlake.reports.bookings import booked
+from ledgerlake.reports.bookings import bookings
 from ledgerlake.reports.books import BEGINNING, EMPTY_BOOKS, Books
 from ledgerlake.reports.clock import Clock
 from ledgerlake.reports.errors import ReportError
@@ -36,14 +36,8 @@ _DEFINITIONS: Final = f"{ITEMISED.version}.{SUMMARY.version}"
 # A day in UTC has a part in at most two months of any zone: those of its first and its last movement.
 _BOOKED_AFTER: Final = """
 SELECT organization_id, MIN(booked_at) AS first, MAX(booked_at) AS last
-FROM (
-  SELECT organization_id, GREATEST(occurred_at, frontier) AS booked_at
-  FROM events
-  JOIN frontiers
-    ON events.position > frontiers.after
-    AND events.position <= frontiers.up_to
-  WHERE position > $after
-) AS bookings
+FROM bookings
+WHERE position > $after
 GROUP BY organization_id, DATE_TRUNC('day', booked_at)
 """
 
@@ -102,7 +96,7 @@ def refresh_billing(
         LakeError, CorruptFileError: the lake can not be read.
     """
     with exclusive(out / LOCK):
-        pinned = lake.pin()
+        position, last = lake.end()
         # Read last: a close before that position must be known, or a line would be in two reports.
         if callable(books):
             books = books()
@@ -110,8 +104,9 @@ def refresh_billing(
         known = usable(read_checkpoint(out), books)
         missing = {month for month, slugs in known.months.items() if not _all_there(out, month, slugs)}
         missing |= known.months.keys() & set(anew)
-        if known.position == pinned.position and known.last_event_id == pinned.last_event_id and not missing:
-            return BillingRefresh(known.position, known.position, (), (), 0, ())
+        if (known.position, known.last_event_id) == (position, last) and not missing:
+            return BillingRefresh(position, position, (), (), 0, ())
+        pinned = lake.pin(position)
         remove_leftovers(out)
         with pinned.naming_damage(), engine.connect(pinned) as connection:
             _check_same_log(connection, known, pinned, out)
@@ -145,9 +140,12 @@ def _of_months(anew: Collection[str], gate: Gate | None) -> Gate | None:
         return None
     keep = gate
 
-    def of_months(spec: ReportSpec, position: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        if spec.interval.label in anew:
-            keep(spec, position, rows)
+    def of_months(
+        specs: Sequence[ReportSpec], position: int, rows: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
+        whole = [at for at, spec in enumerate(specs) if spec.interval.label in anew]
+        if whole:
+            keep([specs[at] for at in whole], position, [rows[at] for at in whole])
 
     return of_months
 
@@ -203,7 +201,7 @@ def _due(
     connection: Connection, known: ReportsCheckpoint, books: Books, missing: Iterable[str]
 ) -> dict[Interval, frozenset[str] | None]:
     """The open months to write, each with the organizations that it changes for; None for everybody."""
-    booked(connection, books)
+    bookings(connection, books)
     rows = connection.sql(_BOOKED_AFTER, params={"after": known.position}).to_arrow_table()
     clock = Clock(books.zone)
     names = rows["organization_id"].to_pylist()
