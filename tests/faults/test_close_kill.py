@@ -38,10 +38,12 @@ _CHANGES = ("os.rename", "os.mkdir", "os.chmod", "os.remove", "os.rmdir", "os.li
 class LetsPass:
     """A gate, which is not what is tested here."""
 
-    def everything(self, position: int) -> None:
+    def everything(self, position: int, coming: Sequence[ReportSpec] = ()) -> None:
         pass
 
-    def __call__(self, spec: ReportSpec, position: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __call__(
+        self, specs: Sequence[ReportSpec], position: int, rows: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
         pass
 
 

@@ -43,10 +43,12 @@ RECORDED = datetime(2026, 4, 1, 12, tzinfo=UTC)  # the first stage; a day later 
 class LetsPass:
     """A gate for tests of what is behind it."""
 
-    def everything(self, position: int) -> None:
+    def everything(self, position: int, coming: Sequence[ReportSpec] = ()) -> None:
         pass
 
-    def __call__(self, spec: ReportSpec, position: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __call__(
+        self, specs: Sequence[ReportSpec], position: int, rows: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
         pass
 
 
@@ -122,6 +124,8 @@ ASKED: dict[str, Callable[[Lake], pl.DataFrame]] = {
     "payment_states": lambda lake: lake.payment_states(),
     "trends": lambda lake: lake.trends("week"),
     "trends of one": lambda lake: lake.trends("month", organization="org 1", last_day="2026-02-20"),
+    "refund_cohorts": lambda lake: lake.refund_cohorts(),
+    "refund_cohorts of one": lambda lake: lake.refund_cohorts("week", "org 1", last_day="2026-02-20"),
     "payments": lambda lake: lake.payments().collect(),
     "events": lambda lake: lake.events().collect(),
     "tables": lambda lake: lake.tables,
@@ -141,6 +145,30 @@ def test_a_lake_as_of_an_earlier_position_says_what_it_said_then(told: Told) -> 
     for then, now, questions in ((first, last.as_of(150), ASKED), (second, last.as_of("210"), few)):
         for question in questions:
             assert ASKED[question](now).equals(ASKED[question](then)), (question, then.position)
+
+
+def test_refund_cohorts_are_the_payments_by_when_they_completed(lake: Lake) -> None:
+    completed = lake.payments().filter(pl.col("completed_at").is_not_null()).collect()
+    keys = ["period", "organization_id", "currency"]
+    expected = (
+        completed.with_columns(pl.col("completed_at").dt.truncate("1mo").dt.date().alias("period"))
+        .group_by(keys)
+        .agg(
+            pl.len().cast(pl.Int64).alias("payments"),
+            pl.col("amount_minor").sum(),
+            (pl.col("refunded_minor") > 0).sum().cast(pl.Int64).alias("refunded_payments"),
+            pl.col("refunded_minor").sum(),
+        )
+        .sort(keys)
+    )
+    found = lake.refund_cohorts()
+    assert found.equals(expected)
+    assert 0 < found["refunded_minor"].sum() < found["amount_minor"].sum()
+    days = lake.refund_cohorts("day", first_day="2026-02-03", last_day="2026-02-09")
+    inside = completed.filter(pl.col("completed_at").dt.date().is_between(date(2026, 2, 3), date(2026, 2, 9)))
+    assert days["payments"].sum() == inside.height > 0
+    with pytest.raises(LakeError, match="day, week or month"):
+        lake.refund_cohorts("quarter")  # type: ignore[arg-type]
 
 
 def test_as_of_an_instant_is_what_was_recorded_by_then_and_a_day_counts_whole(lake: Lake) -> None:
@@ -347,7 +375,7 @@ def test_names_that_nobody_has_are_refused_with_those_that_come_near(lake: Lake)
         "No organization 'zzz' .*There are 4, such as 'org 0'": lambda: lake.billing("2026-02", "zzz"),
         "No payment 'payment-0-' .*Is it 'payment-0-": lambda: lake.audit("payment-0-"),
         "No payment 'paymant-0-3' .*Is it 'payment-0-3'": lambda: lake.audit("paymant-0-3"),
-        "no trends by 'hour'": lambda: lake.trends("hour"),  # type: ignore[arg-type]
+        "no figures by 'hour'": lambda: lake.trends("hour"),  # type: ignore[arg-type]
         "'1.2.2026' is no day": lambda: lake.events(last_day="1.2.2026"),
         "'2026-13' is no period": lambda: lake.billing("2026-13"),
         "2026-02 has no revision 3. It has 2": lambda: lake.billing("2026-02", revision=3),

@@ -40,7 +40,13 @@ from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.segments import Segment, write_segment
 from ledgerlake.lake.tables import TABLES
 from ledgerlake.reports.billing_definition import ITEMISED, SUMMARY
-from ledgerlake.reports.bookings import booked, intervals_table, itemised_parameters, summary_parameters
+from ledgerlake.reports.bookings import (
+    booked,
+    earliest,
+    intervals_table,
+    itemised_parameters,
+    summary_parameters,
+)
 from ledgerlake.reports.books import Books, Entry
 from ledgerlake.reports.interval import Interval
 from ledgerlake.settings import Settings
@@ -329,6 +335,13 @@ def test_days_of_a_zone_are_the_same(opened: dict[str, Opened], zone: str, organ
     assert {(row["organization_id"], row["day"]) for row in wanted.to_pylist()} == on_the_wall
 
 
+def test_the_earliest_lines_of_a_report_are_the_same(opened: dict[str, Opened]) -> None:
+    order = [("organization_id", "ascending"), ("currency", "ascending")]
+    wanted, *found = [earliest(each, BOOKS, MONTHS[1]).sort_by(order) for each in opened["nasty"]]
+    assert wanted.num_rows > 0
+    assert [each.to_pylist() for each in found] == [wanted.to_pylist()] * 2
+
+
 def test_negative_control_a_text_outside_the_subset_is_no_match(opened: dict[str, Opened]) -> None:
     def answers(text: str) -> list[Any]:
         return [each.sql(f"SELECT {text} AS x").to_arrow_table()["x"].to_pylist() for each in opened["empty"]]
@@ -454,9 +467,18 @@ def test_the_commands_take_spark_and_write_the_same_bytes(
         }
 
     command("refresh", *by_spark)
+    with socket.socket() as taken:  # bound, and nobody listens: so it is Spark that closes
+        taken.bind(("127.0.0.1", 0))
+        nobody = f"sc://127.0.0.1:{taken.getsockname()[1]}"
+        refused = CliRunner().invoke(
+            app, ["period", "close", "2026-02", "--engine", "spark", "--url", nobody], env=environ
+        )
+    assert isinstance(refused.exception, EngineError)
+    command("period", "close", "2026-02", *by_spark)
     written = files(settings.lake_dir, settings.reports_dir)
     assert set(TABLES) < set(written)
-    assert any(name.startswith("2026-02/draft/") for name in written)
+    for folder in ("2026-02/revision-1", "2026-03/draft"):
+        assert any(name.startswith(f"{folder}/") for name in written)
     for path in TABLES:
         (settings.lake_dir / path).unlink()
     shutil.rmtree(settings.reports_dir)

@@ -211,6 +211,8 @@ def test_reports_of_some_are_compared_whatever_others_have_no_rate_for(
     assert (found.ok, found.reports, found.notes) == (True, 2, ()), found
     with pytest.raises(ReportError, match="no rate for BHD"):
         bill(lake, tmp_path / "all", currency="EUR", rates=rates)
+    # Nor was anything written of those that come before, and have rates.
+    assert [path.name for path in (tmp_path / "all").rglob("*") if path.is_file()] == [".reports.lock"]
 
 
 def test_from_the_command_line(
@@ -228,7 +230,7 @@ def test_from_the_command_line(
     converted = json.loads(said)["converted"]
     assert (converted["currency"], converted["unconverted"]) == ("USD", 1)
     code, said = run("--currency", "USD", "--rates", str(file), "--unconverted")
-    assert (code, "1 lines without a rate" in " ".join(said.split())) == (0, True), said
+    assert (code, "1 line without a rate is not in it" in " ".join(said.split())) == (0, True), said
     code, said = run("--currency", "XXX", "--rates", str(file))
     assert (code, "XXX" in said) == (1, True), said
     code, said = run("--rates", str(file))

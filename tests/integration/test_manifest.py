@@ -76,7 +76,7 @@ def write(
 def close(ledger: LedgerLake, period: str, formats: Sequence[str]) -> list[Revision]:
     """Close without a look at every layer, which costs most."""
     ledger.gate._agreed.add(120)
-    ledger.gate.everything = lambda position: None  # type: ignore[method-assign]
+    ledger.gate.everything = lambda *_: None  # type: ignore[method-assign]
     return ledger.periods.close(period, 120, by="ann", formats=formats, through=True)
 
 
@@ -220,7 +220,7 @@ def test_a_report_by_books_that_never_were_is_found(ledger: LedgerLake, tmp_path
     """Before a close, after it, and after a reopening are sound; what the list never said is not."""
     before, after, again, never = (tmp_path / name for name in ("before", "after", "again", "never"))
     write(ledger, before, position=119, books=ledger.periods.books())
-    ledger.gate.everything = lambda position: None  # type: ignore[method-assign]
+    ledger.gate.everything = lambda *_: None  # type: ignore[method-assign]
     ledger.gate._agreed.add(100)
     ledger.periods.close("2026-01", 100, by="ann", through=True)
     closed = ledger.periods.books()

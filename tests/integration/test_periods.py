@@ -24,6 +24,8 @@ from ledgerlake.cli import app
 from ledgerlake.domain.commands import ProcessPayment, RefundPayment
 from ledgerlake.domain.money import Money
 from ledgerlake.lake.retention import archive_streams
+from ledgerlake.reconciliation.booked import booked
+from ledgerlake.reconciliation.log import Log
 from ledgerlake.reports import ReportError, refresh_billing
 from ledgerlake.reports.books import BEGINNING, Books, Entry, PeriodTakenError, append_entry, as_it_was
 from ledgerlake.reports.close import Periods, Revision
@@ -76,10 +78,12 @@ def contents(folder: Path) -> dict[str, str]:
 class LetsPass:
     """A gate for tests of what is behind it."""
 
-    def everything(self, position: int) -> None:
+    def everything(self, position: int, coming: Sequence[ReportSpec] = ()) -> None:
         pass
 
-    def __call__(self, spec: ReportSpec, position: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __call__(
+        self, specs: Sequence[ReportSpec], position: int, rows: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
         pass
 
 
@@ -218,7 +222,7 @@ def test_months_are_closed_in_order_once_they_have_ended(ledger: LedgerLake) -> 
     done = close(ledger, "2011-11", by="ann", through=True)
     assert [each.entry.period for each in done] == ["2011-09", "2011-10", "2011-11"]
     assert [(each.entry.revision, each.entry.position, each.new) for each in done] == [(1, 2, True)] * 3
-    with pytest.raises(ReportError, match="comes before 2011-12"):
+    with pytest.raises(ReportError, match="comes before 2011-09, with which"):
         close(ledger, "2011-07", by="ann")
     [again] = close(ledger, "2011-10", by="bob")
     assert (again.entry, again.new) == (done[1].entry, False)
@@ -326,7 +330,9 @@ def test_a_month_of_the_books_is_one_of_their_zone(ledger: LedgerLake) -> None:
     assert [each["category"] for each in draft] == ["correction", "charge"]
 
 
-def test_nothing_is_closed_where_a_layer_differs_and_the_payment_is_named(ledger: LedgerLake) -> None:
+def test_nothing_is_closed_where_a_layer_differs_and_the_payment_is_named(
+    ledger: LedgerLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     db = ledger.db
     insert_events(db, payment_history(5, 60))
     ledger.refresh()
@@ -337,6 +343,18 @@ def test_nothing_is_closed_where_a_layer_differs_and_the_payment_is_named(ledger
         ledger.close_period("2026-02", by="ann", through=True)
     assert ledger.periods.books().entries == ()
     assert not list(ledger.settings.reports_dir.rglob("revision-*"))
+    # Put right, both months are closed; what the log has for them is looked up at once.
+    db["payment_read_models"].replace_one({"_id": changed["_id"]}, changed)
+    looked_up: list[list[str]] = []
+
+    def told(log: Log, specs: Sequence[ReportSpec], position: int) -> Any:
+        looked_up.append([spec.interval.label for spec in specs])
+        return booked(log, specs, position)
+
+    monkeypatch.setattr("ledgerlake.reconciliation.gate.booked", told)
+    done = ledger.close_period("2026-03", by="ann", through=True)
+    assert [each.entry.period for each in done] == ["2026-02", "2026-03"] == looked_up.pop()
+    assert looked_up == []
 
 
 def test_a_report_that_is_not_what_the_log_says_is_not_published(ledger: LedgerLake, tmp_path: Path) -> None:
@@ -375,6 +393,16 @@ def test_archived_events_count_in_what_the_log_says(ledger: LedgerLake, tmp_path
     assert archive_streams(db, ledger.lake, later, refund_window=timedelta(0), now=later).events > 50
     fresh = LedgerLake(ledger.settings, db)
     assert contents(as_of(fresh, "200", Interval.parse("2026-02"), tmp_path / "after")) == before
+    # Of several months at once, the same as of each by itself.
+    books = fresh.periods.books()
+    months = [Interval.parse(f"2026-0{month}") for month in (3, 1, 2)]
+    specs = [ReportSpec(month, books=books) for month in (*months, Interval.parse("2026-04-02..2026-04-09"))]
+    with db.client.start_session(snapshot=True) as session:
+        log = Log(db, session, fresh.lake.archive)
+        several = booked(log, specs, 190)
+        assert several == [booked(log, [spec], 190)[0] for spec in specs]
+    assert all(several)
+    assert any("correction" in key for lines in several for key in lines)
 
 
 def test_frontiers_cover_every_position_once() -> None:
@@ -483,4 +511,6 @@ def test_the_commands_close_reopen_list_and_report_as_of(
         ("close", False, True),
         ("reopen", False, None),
     ]
-    assert "the refund" in CliRunner().invoke(app, ["period", "list"], env=environ).stdout
+    shown = CliRunner().invoke(app, ["period", "list"], env=environ).stdout
+    assert "closed, revision 1, reopened since" in shown
+    assert "the refund" in shown

@@ -157,6 +157,9 @@ LAKE: dict[str, tuple[Definition, dict[str, str]]] = {
     ),
 }
 
+# Kept nowhere: computed from the events, and here from the payments.
+COHORTS = definitions.REFUND_COHORTS
+
 
 @pytest.fixture(scope="module")
 def shared(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedLog]:
@@ -214,10 +217,23 @@ def rows(found: Iterable[Document], names: Iterable[str]) -> list[tuple[Any, ...
 
 def by_the_lake(db: Db, folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     with lake_of(db, folder).duckdb() as connection:
-        return {
+        found = {
             name: rows(definition.run(connection).to_pylist(), columns.values())
             for name, (definition, columns) in LAKE.items()
         }
+        return found | {COHORTS.name: rows(COHORTS.run(connection).to_pylist(), COHORTS.schema.names)}
+
+
+def cohorts(payments: Iterable[Document]) -> list[tuple[Any, ...]]:
+    """What the payments come to by the day on which they completed: rows of COHORTS."""
+    sums: dict[tuple[str, date, str], list[int]] = {}
+    for each in payments:
+        if each["completedAt"] is not None:
+            key = (each["organizationId"], each["completedAt"].date(), each["currency"])
+            figures = (1, each["amountMinor"], int(each["refundedMinor"] > 0), each["refundedMinor"])
+            sums[key] = [x + int(y) for x, y in zip(sums.get(key, [0] * 4), figures, strict=True)]
+    named = [dict(zip(COHORTS.schema.names, (*key, *figures), strict=True)) for key, figures in sums.items()]
+    return rows(named, COHORTS.schema.names)
 
 
 @given(
@@ -250,6 +266,8 @@ def test_in_batches_is_in_one_batch_is_rebuilt_is_the_lake(
         assert stored(db, projection) == in_one_batch
         for name, documents in in_batches.items():
             assert rows(documents.values(), LAKE[name][1]) == lake[name]
+        if projection.name == PAYMENTS:
+            assert cohorts(in_batches[PAYMENTS].values()) == lake[COHORTS.name]
         models.update(in_batches)
     assert models == LAKE.keys()
 

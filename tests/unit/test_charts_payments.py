@@ -13,9 +13,10 @@ from ledgerlake import charts
 from ledgerlake.analyst.payments import fold
 from ledgerlake.charts.failures import Attempt, Reason, attempts_by_currency, reasons_by_currency
 from ledgerlake.charts.latency import lasting, latencies_by_currency, reached_within
+from ledgerlake.charts.refunds import Cohort, cohorts_by_currency
 from ledgerlake.charts.retention import Stay, stays_by_currency
 from ledgerlake.charts.success import wilson
-from ledgerlake.lake.definitions import REFUND_LATENCY, RETRY_RECOVERY
+from ledgerlake.lake.definitions import REFUND_COHORTS, REFUND_LATENCY, RETRY_RECOVERY
 from tests.charting import at, events_frame, headings, message, note, payments_frame, traces
 
 DAY = 24
@@ -168,7 +169,7 @@ def test_latency_is_counted_in_the_buckets_of_the_query() -> None:
     assert message(charts.refund_latency(payments_frame({}))) == "There are no refunded payments."
 
 
-def test_latency_and_retries_agree_with_the_definitions_in_sql() -> None:
+def test_latency_retries_and_cohorts_agree_with_the_definitions_in_sql() -> None:
     events = _random_events(Random(7), 300)
     payments = fold(events.lazy())
     with duckdb.connect() as connection:
@@ -176,6 +177,7 @@ def test_latency_and_retries_agree_with_the_definitions_in_sql() -> None:
         connection.register("events", events.to_arrow())
         latency = connection.sql(REFUND_LATENCY.sql).pl()
         recovery = connection.sql(RETRY_RECOVERY.sql).pl()
+        cohorts = connection.sql(REFUND_COHORTS.sql).pl()
     for currency, counted in latencies_by_currency(payments).items():
         of = latency.filter(pl.col("currency") == currency)
         by_bucket = dict(of.group_by("bucket").agg(pl.col("payments").sum()).iter_rows())
@@ -193,6 +195,16 @@ def test_latency_and_retries_agree_with_the_definitions_in_sql() -> None:
             sum(each.completed_amount for each in attempts[1:])
             == of.filter("recovered")["amount_minor"].sum()
         )
+    sums = pl.col("payments", "amount_minor", "refunded_payments", "refunded_minor").sum().cast(pl.Int64)
+    months = cohorts.group_by("currency", pl.col("period").dt.truncate("1mo")).agg(sums).rows()
+    drawn = cohorts_by_currency(payments)
+    assert {(currency, month): Cohort(*figures) for currency, month, *figures in months} == {
+        (currency, month): cohort
+        for currency, by_month in drawn.items()
+        for month, cohort in by_month.items()
+        if cohort.payments
+    }
+    assert any(cohort.refunded for by_month in drawn.values() for cohort in by_month.values())
 
 
 def test_organizations_are_followed_from_the_month_they_began() -> None:

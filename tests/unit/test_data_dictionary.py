@@ -13,11 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ledgerlake.lake.definitions import TRENDS
+from ledgerlake.lake import definitions
+from ledgerlake.lake.definitions import TRENDS, Definition
 from ledgerlake.lake.parquet import write_table
 from ledgerlake.lake.tables import TABLES
 from ledgerlake.mongo.indexes import COLLECTIONS
 from ledgerlake.projections import PROJECTIONS, Field
+from ledgerlake.reports.billing_definition import ITEMISED, SUMMARY
 from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.manifest import facts_of, write_manifest
 from ledgerlake.reports.spec import ReportSpec
@@ -26,6 +28,7 @@ from scripts.data_dictionary import (
     PAGE,
     PARQUET,
     READ_MODELS,
+    VERSIONS,
     Undescribed,
     generated,
     meanings,
@@ -92,6 +95,11 @@ def test_every_table_is_on_the_page(said: Said) -> None:
     described = {*said["mongodb"], *READ_MODELS}
     assert described >= {*COLLECTIONS, *(name for each in PROJECTIONS.values() for name in each.models)}
     assert not set(said["mongodb"]) & set(READ_MODELS)
+
+
+def test_every_definition_states_its_version() -> None:
+    found = [*vars(definitions).values(), *TRENDS.values(), ITEMISED, SUMMARY]
+    assert {each.name: each.version for each in found if isinstance(each, Definition)} == VERSIONS
 
 
 @pytest.mark.parametrize(

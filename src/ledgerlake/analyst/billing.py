@@ -14,7 +14,7 @@ from ledgerlake.analyst.reconciling import compared, manifests
 from ledgerlake.eventstore.columnar import scale
 from ledgerlake.lake.errors import LakeError
 from ledgerlake.reports.billing_definition import ITEMISED_FILE, LINE_FX
-from ledgerlake.reports.bookings import booked, intervals_table, movements, summaries
+from ledgerlake.reports.bookings import bookings, intervals_table, movements, summaries
 from ledgerlake.reports.books import BEGINNING, Books, Entry
 from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.lines import LineMaker
@@ -29,19 +29,15 @@ _LINE: Final = [each.name for each in ITEMISED_FILE if each.name not in {fx.name
 _FIRST_INSTANT: Final = timedelta(milliseconds=1)
 _END: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
-_BOOKED: Final = """
-CREATE TEMP VIEW booked AS
-SELECT
-  organization_id, occurred_at, GREATEST(occurred_at, frontier) AS booked_at, frontier > occurred_at AS late,
-  frontier, currency, exponent, event_type,
-  CAST(CASE WHEN event_type = 'PaymentProcessed' THEN amount_minor ELSE 0 END AS DECIMAL(38, 0)) AS gross,
-  CAST(CASE WHEN event_type = 'PaymentRefunded' THEN amount_minor ELSE 0 END AS DECIMAL(38, 0)) AS refunded
-FROM events
-JOIN frontiers ON position > after AND position <= up_to
-"""
 _MONTHS: Final = """
 WITH chosen AS (
-  SELECT * FROM booked WHERE $organization IS NULL OR organization_id = $organization
+  SELECT
+    *,
+    frontier > occurred_at AS late,
+    CAST(CASE WHEN event_type = 'PaymentProcessed' THEN amount_minor ELSE 0 END AS DECIMAL(38, 0)) AS gross,
+    CAST(CASE WHEN event_type = 'PaymentRefunded' THEN amount_minor ELSE 0 END AS DECIMAL(38, 0)) AS refunded
+  FROM bookings
+  WHERE $organization IS NULL OR organization_id = $organization
 ),
 here AS (
   SELECT
@@ -70,8 +66,8 @@ ORDER BY number, currency
 """
 _LATE: Final = """
 SELECT DISTINCT frontier
-FROM booked
-WHERE late AND occurred_at >= $start AND occurred_at < $end
+FROM bookings
+WHERE frontier > occurred_at AND occurred_at >= $start AND occurred_at < $end
   AND ($organization IS NULL OR organization_id = $organization)
 ORDER BY frontier
 """
@@ -88,9 +84,8 @@ class Billing:
     def periods(self, organization: str | None) -> pl.DataFrame:
         """See `Lake.periods`."""
         with self.pinned.naming_damage(), self.pinned.duckdb() as connection:
-            booked(connection, self.books)
-            connection.execute(_BOOKED)
-            ends = "SELECT MIN(occurred_at) AS first, MAX(booked_at) AS last FROM booked"
+            bookings(connection, self.books)
+            ends = "SELECT MIN(occurred_at) AS first, MAX(booked_at) AS last FROM bookings"
             [row] = connection.sql(ends).to_arrow_table().to_pylist()
             months = self._months(row["first"], row["last"])
             connection.register("intervals", intervals_table(months))
@@ -130,8 +125,7 @@ class Billing:
         start, end = (BEGINNING, _END) if of is None else (of.start, of.end)
         chosen = {"start": start, "end": end, "organization": organization}
         with self.pinned.naming_damage(), self.pinned.duckdb() as connection:
-            booked(connection, self.books)
-            connection.execute(_BOOKED)
+            bookings(connection, self.books)
             late = connection.sql(_LATE, params=chosen).to_arrow_table()
             # They are booked at the first instant that was open: the first lines of some month.
             instants = [Interval(at, at + _FIRST_INSTANT, self.books.zone, "") for at in late[0].to_pylist()]

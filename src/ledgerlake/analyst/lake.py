@@ -14,15 +14,18 @@ import polars as pl
 from ledgerlake.analyst import payments, words
 from ledgerlake.analyst.billing import Billing
 from ledgerlake.analyst.moment import position_or_instant
-from ledgerlake.analyst.source import NothingYet, compute_tables, home_of, read_tables, segment_size
+from ledgerlake.analyst.source import NothingYet, compute, home_of, read_tables, segment_size
+from ledgerlake.lake.definitions import REFUND_COHORTS
 from ledgerlake.lake.errors import LakeError
 from ledgerlake.lake.event_lake import EventLake
 from ledgerlake.lake.pinned import PinnedLake
+from ledgerlake.lake.tables import TABLES
 from ledgerlake.reports.books import Books
 from ledgerlake.reports.noted import noted_books
 from ledgerlake.settings import Settings
 
 _EVERY: Final = {"day": "1d", "week": "1w", "month": "1mo"}
+_KEYS: Final = ("period", "organization_id", "currency")
 
 
 class Lake:
@@ -195,21 +198,53 @@ class Lake:
         Raises:
             LakeError: no such granularity, no event is of that organization, or a day is none.
         """
+        days = self._tables["payment_trends_day"].select(*_KEYS, "status", "count", "total_minor")
+        return self._by_period(days, granularity, organization, first_day, last_day)
+
+    def refund_cohorts(
+        self,
+        granularity: Literal["day", "week", "month"] = "month",
+        organization: str | None = None,
+        first_day: date | str | None = None,
+        last_day: date | str | None = None,
+    ) -> pl.DataFrame:
+        """A row per organization, period in which payments completed, and currency: what went back of them.
+
+        Columns: period (first day of the day, week from Monday, or month; UTC), organization_id, currency,
+        payments, amount_minor (what they came to), refunded_payments, refunded_minor (since then, up to this
+        lake's position). Refunds that name no payment are in no cohort. With days given, only payments that
+        completed in these days count.
+
+        Raises what `trends` does.
+        """
+        return self._by_period(self._cohorts, granularity, organization, first_day, last_day)
+
+    def _by_period(
+        self,
+        days: pl.DataFrame,
+        granularity: str,
+        organization: str | None,
+        first_day: date | str | None,
+        last_day: date | str | None,
+    ) -> pl.DataFrame:
+        """Rows of days, put together: what is an integer is summed, by all other columns."""
         if granularity not in _EVERY:
-            raise LakeError(f"There are no trends by {granularity!r}.", "Ask for day, week or month.")
-        frame = self._tables["payment_trends_day"].lazy()
+            raise LakeError(f"There are no figures by {granularity!r}.", "Ask for day, week or month.")
+        frame = days.lazy()
         if self._known(organization) is not None:
             frame = frame.filter(pl.col("organization_id") == organization)
         if first_day is not None:
             frame = frame.filter(pl.col("period") >= words.day(first_day))
         if last_day is not None:
             frame = frame.filter(pl.col("period") <= words.day(last_day))
+        sums = [name for name, kind in days.schema.items() if kind.is_integer()]
+        keys = [name for name in days.columns if name not in sums]
         return (
             frame.with_columns(pl.col("period").dt.truncate(_EVERY[granularity]))
-            .group_by("period", "organization_id", "currency", "status")
+            .group_by(keys)
             # A sum of int64 wraps silently; of Int128 it does not, and the cast back is checked.
-            .agg(pl.col("count").sum(), pl.col("total_minor").cast(pl.Int128).sum().cast(pl.Int64))
-            .sort("period", "organization_id", "currency", "status")
+            .agg(pl.col(sums).cast(pl.Int128).sum().cast(pl.Int64))
+            .sort(keys)
             .collect()
         )
 
@@ -310,7 +345,13 @@ class Lake:
 
     @cached_property
     def _tables(self) -> dict[str, pl.DataFrame]:
-        return compute_tables(self._pinned) if self._read is None else self._read
+        return compute(self._pinned, TABLES.values()) if self._read is None else self._read
+
+    @cached_property
+    def _cohorts(self) -> pl.DataFrame:
+        return compute(self._pinned, [REFUND_COHORTS])[REFUND_COHORTS.name].select(
+            *_KEYS, "payments", "amount_minor", "refunded_payments", "refunded_minor"
+        )
 
     @property
     def _billing(self) -> Billing:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from ledgerlake.errors import LedgerLakeError
+from ledgerlake.lake.definitions import Definition
 from ledgerlake.lake.errors import LakeError
 from ledgerlake.lake.pinned import PinnedLake
 from ledgerlake.lake.tables import TABLES
@@ -65,10 +67,10 @@ def read_tables(root: Path) -> tuple[int, dict[str, pl.DataFrame]]:
     )
 
 
-def compute_tables(pinned: PinnedLake) -> dict[str, pl.DataFrame]:
-    """The same tables from the events, by the statements that every refresh runs."""
+def compute(pinned: PinnedLake, definitions: Iterable[Definition]) -> dict[str, pl.DataFrame]:
+    """Tables from the events, by their names; of the lake's own, what a refresh as of the position writes."""
     with pinned.naming_damage(), pinned.duckdb() as connection:
-        found = {table.name: pl.from_arrow(table.run(connection)) for table in TABLES.values()}
+        found = {each.name: pl.from_arrow(each.run(connection)) for each in definitions}
     return {name: frame for name, frame in found.items() if isinstance(frame, pl.DataFrame)}
 
 

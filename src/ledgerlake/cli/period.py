@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ledgerlake.cli.engine import EngineName, SparkUrl, with_engine
 from ledgerlake.cli.render import AsJson, console, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from ledgerlake.reports.books import Entry
 
 period_app = typer.Typer(help="Close months of the books, and reopen them.", no_args_is_help=True)
 
@@ -119,12 +123,28 @@ def list_command(json: AsJson = False) -> None:
     if json:
         print_json({"zone": books.zone, "entries": rows})
         return
-    columns = ("number", "action", "period", "revision", "position", "at", "by", "reason", "counts")
-    note = f"Months of {books.zone}."
+    if not books.entries:
+        console().print(f"No month was closed yet. Months are those of {books.zone}.", markup=False)
+        return
+    note = f"Months of {books.zone}, times in UTC."
     if missing:
         folders = ", ".join(entry.folder for entry in books.entries if entry.number in missing)
         note += f" Not written here yet: {folders}; `ledgerlake refresh` does."
-    print_table("Periods", columns, [[row[name] for name in columns] for row in rows], note=note)
+    print_table(
+        "Periods",
+        ("month", "what", "when", "by", "reason"),
+        [
+            (entry.period, _what(entry, counts), f"{entry.at:%Y-%m-%d %H:%M}", entry.by, entry.reason)
+            for entry in books.entries
+        ],
+        note=note,
+    )
+
+
+def _what(entry: Entry, counts: Collection[int]) -> str:
+    if entry.action == "reopen":
+        return "reopened"
+    return f"closed, revision {entry.revision}{'' if entry.number in counts else ', reopened since'}"
 
 
 def _row(entry: object) -> dict[str, object]:

@@ -154,7 +154,12 @@ def billing_command(
         note=f"as of position {report.position:,}; refunded includes credits that name no payment",
     )
     if fx is not None:
-        left = f"; {fx.unconverted:,} lines without a rate are not in it" if fx.unconverted else ""
+        some = (
+            "1 line without a rate is"
+            if fx.unconverted == 1
+            else f"{fx.unconverted:,} lines without a rate are"
+        )
+        left = f"; {some} not in it" if fx.unconverted else ""
         console().print(
             f"In {fx.currency}: gross {fx.gross:,f}, refunded {fx.refunded:,f}, net {fx.net:,f}{left}",
             markup=False,
@@ -219,7 +224,8 @@ def verify_command(
     else:
         for line in (*found.differences, *(f"note: {each}" for each in found.notes)):
             console().print(line, markup=False, soft_wrap=True)
-        told = "in order" if found.ok else f"{len(found.differences):,} differences"
+        many = len(found.differences)
+        told = "in order" if found.ok else "1 difference" if many == 1 else f"{many:,} differences"
         console().print(f"{found.reports:,} reports, {found.files:,} files: {told}", markup=False)
     if not found.ok:
         raise typer.Exit(1)

@@ -173,6 +173,24 @@ PAYMENTS: Final = Definition(
     ),
 )
 
+# Computed when an analyst asks for it, and kept nowhere.
+REFUND_COHORTS: Final = Definition(
+    "refund_cohorts",
+    "refund_cohorts.sql",
+    pa.schema(
+        _required(
+            organization_id=pa.string(),
+            period=pa.date32(),
+            currency=pa.string(),
+            payments=pa.int64(),
+            amount_minor=pa.int64(),
+            refunded_payments=pa.int64(),
+            refunded_minor=pa.int64(),
+        )
+    ),
+    {"payments": "payments.sql"},
+)
+
 # What follows is kept in MongoDB only: reconciliation compares it with these.
 REFUND_LATENCY: Final = Definition(
     "refund_latency",

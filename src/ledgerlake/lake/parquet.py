@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,23 +15,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ledgerlake.lake.errors import CorruptFileError
+from ledgerlake.lake.footer import (
+    CONTENT_HASH,
+    PREFIX,
+    UNHASHED,
+    check_footer,
+    entries_in,
+    footer_of,
+    state_hashes,
+)
 
 # Row groups are what engines prune by and read in parallel; 20,000 events are about 1 MB compressed.
 ROW_GROUP: Final = 20_000
-PREFIX: Final = "ledgerlake."
-
-# Pages have checksums, the footer has none: a flipped bit in a statistic or an offset there leads a reader
-# past rows. So the footer states the SHA-256 of all bytes before it, and one of itself, that one's digits
-# taken as zeros. Both are put in last, in place.
-_CONTENT_HASH: Final = "content_hash"
-_FOOTER_HASH: Final = "footer_hash"
-_TO_COME: Final = "0" * 64
-# How an entry of the footer goes on after its key (Thrift's compact protocol): field header and length.
-_VALUE_OF_64: Final = b"\x18\x40"
-# Any entry of ours: its key, the field header, and the length of the value, seven bits a byte.
-_KEY: Final = PREFIX.encode()
-_ENTRY: Final = re.compile(re.escape(_KEY) + rb"([a-z_]+)\x18([\x80-\xff]{0,4}[\x00-\x7f])")
-_TRAILER: Final = 8  # the length of the footer in four bytes, and the magic
 
 # What Arrow raises on damaged bytes, depending on where they lie (names of columns are decoded in Python).
 _UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError)
@@ -123,11 +116,11 @@ class DeterministicWriter:
 
     def close(self, metadata: Mapping[str, str]) -> WrittenFile:
         """Put `metadata` and hashes into the footer, keys prefixed with `ledgerlake.`, and close the file."""
-        own = {"row_hash": self.row_hash, _CONTENT_HASH: _TO_COME, _FOOTER_HASH: _TO_COME}
+        own = {"row_hash": self.row_hash, **UNHASHED}
         stated = {PREFIX + key: value for key, value in {**metadata, **own}.items()}
         self._writer.add_key_value_metadata(stated)
         self._writer.close()
-        return WrittenFile(self.rows, own["row_hash"], *_state_hashes(self._target))
+        return WrittenFile(self.rows, own["row_hash"], *state_hashes(self._target))
 
     def abandon(self) -> None:
         """Close the file without metadata, to be thrown away. Harmless after `close`."""
@@ -234,8 +227,8 @@ def read_footer(path: Path, *, unhashed_too: bool = False) -> Footer:
     """
     try:
         with path.open("rb") as opened:
-            footer = _footer_of(opened)
-            _check_footer(path, footer, unhashed_too=unhashed_too)
+            footer = footer_of(opened)
+            check_footer(path, footer, unhashed_too=unhashed_too)
             opened.seek(0)
             metadata = pq.read_metadata(opened)
             return Footer(metadata.num_rows, _stated(metadata.metadata))
@@ -256,23 +249,14 @@ def read_stated(path: Path) -> dict[str, str] | None:
     """
     try:
         with path.open("rb") as opened:
-            footer = _footer_of(opened)
-        if not _check_footer(path, footer, unhashed_too=True):
+            footer = footer_of(opened)
+        if not check_footer(path, footer, unhashed_too=True):
             return None
-        return dict(_entries(footer))
+        return dict(entries_in(footer))
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:
         raise CorruptFileError(f"{path} is not a readable Parquet file ({error}).") from error
-
-
-def _entries(footer: bytes) -> Iterator[tuple[str, str]]:
-    """What may be entries with our prefix, in their order: the real ones last, behind texts out of rows."""
-    at = -1
-    while (at := footer.find(_KEY, at + 1)) >= 0:
-        if (found := _ENTRY.match(footer, at)) is not None:
-            length = sum((byte & 0x7F) << 7 * number for number, byte in enumerate(found[2]))
-            yield found[1].decode(), footer[found.end() : found.end() + length].decode(errors="replace")
 
 
 def read_verified(path: Path, schema: pa.Schema) -> pa.Table:
@@ -284,12 +268,12 @@ def read_verified(path: Path, schema: pa.Schema) -> pa.Table:
     """
     try:
         content = path.read_bytes()  # at once: a file replaced meanwhile can not mix in
-        footer = _footer_of(io.BytesIO(content))
-        _check_footer(path, footer)
+        footer = footer_of(io.BytesIO(content))
+        check_footer(path, footer)
         before = memoryview(content)[: len(content) - len(footer)]
         reader = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         found = _stated(reader.metadata.metadata)
-        if hashlib.sha256(before).hexdigest() != found.get(_CONTENT_HASH):
+        if hashlib.sha256(before).hexdigest() != found.get(CONTENT_HASH):
             raise CorruptFileError(f"{path} does not hold the bytes that its content hash was made of.")
         table = reader.read(use_threads=False)
     except FileNotFoundError:
@@ -309,68 +293,7 @@ def read_verified(path: Path, schema: pa.Schema) -> pa.Table:
 
 def _stated(found: Mapping[bytes, bytes] | None) -> dict[str, str]:
     return {
-        key[len(_KEY) :].decode(): value.decode()
+        key.decode().removeprefix(PREFIX): value.decode()
         for key, value in (found or {}).items()
-        if key.startswith(_KEY)
+        if key.startswith(PREFIX.encode())
     }
-
-
-def _footer_of(opened: BinaryIO) -> bytes:
-    """The bytes of the footer, to the end of the file.
-
-    Raises:
-        ValueError: the file ends otherwise than a Parquet file does.
-    """
-    size = opened.seek(0, os.SEEK_END)
-    opened.seek(max(size - _TRAILER, 0))
-    trailer = opened.read()
-    length = int.from_bytes(trailer[:4], "little") + _TRAILER
-    if trailer[4:] != b"PAR1" or length > size:
-        raise ValueError("it has no footer")
-    opened.seek(size - length)
-    return opened.read()
-
-
-def _place(footer: bytes, name: str) -> slice | None:
-    """Where the 64 digits of a hash stand in the footer."""
-    key = _KEY + name.encode() + _VALUE_OF_64
-    at = footer.rfind(key)  # the last one: texts out of rows stand in statistics, which come before
-    return None if at < 0 else slice(at + len(key), at + len(key) + len(_TO_COME))
-
-
-def _with(footer: bytes, name: str, digits: str) -> bytes:
-    place = _place(footer, name)
-    if place is None:
-        raise ValueError(f"the footer has no place for {name}")
-    return footer[: place.start] + digits.encode() + footer[place.stop :]
-
-
-def _check_footer(path: Path, footer: bytes, *, unhashed_too: bool = False) -> bool:
-    place = _place(footer, _FOOTER_HASH)
-    if place is None:
-        if unhashed_too:
-            return False
-        raise CorruptFileError(f"{path} does not state the hash of its footer.")
-    if hashlib.sha256(_with(footer, _FOOTER_HASH, _TO_COME)).hexdigest().encode() != footer[place]:
-        raise CorruptFileError(f"{path} has a footer that is not the one which was written.")
-    return True
-
-
-def _state_hashes(path: Path) -> tuple[int, str]:
-    """Put the two hashes into the footer of a file that was just written; size and SHA-256 of it all."""
-    with path.open("r+b") as opened:
-        footer = _footer_of(opened)
-        start = opened.tell() - len(footer)
-        opened.seek(0)
-        digest = hashlib.sha256()
-        left = start
-        while left:
-            part = opened.read(min(left, 1 << 20))
-            digest.update(part)
-            left -= len(part)
-        footer = _with(footer, _CONTENT_HASH, digest.hexdigest())
-        footer = _with(footer, _FOOTER_HASH, hashlib.sha256(footer).hexdigest())
-        opened.seek(start)
-        opened.write(footer)
-        digest.update(footer)
-        return start + len(footer), digest.hexdigest()

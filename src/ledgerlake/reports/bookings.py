@@ -30,10 +30,36 @@ INTERVALS: Final = pa.schema(
     ]
 )
 
+_BOOKINGS: Final = """
+CREATE OR REPLACE TEMP VIEW bookings AS
+SELECT events.*, frontier, GREATEST(occurred_at, frontier) AS booked_at
+FROM events
+JOIN frontiers
+  ON events.position > frontiers.after
+  AND events.position <= frontiers.up_to
+"""
+_EARLIEST: Final = """
+SELECT organization_id, currency, MIN(occurred_at) AS occurred_at, CAST(0 AS BIGINT) AS amount_minor
+FROM bookings
+WHERE booked_at >= $start
+  AND booked_at < $end
+  AND ($organization IS NULL OR organization_id = $organization)
+GROUP BY organization_id, currency
+"""
+
 
 def booked(connection: Connection, books: Books) -> None:
     """Give a connection that has the view `events` the view `frontiers` of the books."""
     connection.register("frontiers", books.frontiers())
+
+
+def bookings(connection: Connection, books: Books) -> None:
+    """The same, and the view `bookings`: the columns of `events`, frontier, booked_at.
+
+    What is late has frontier > occurred_at.
+    """
+    booked(connection, books)
+    connection.execute(_BOOKINGS)
 
 
 def movements(
@@ -59,6 +85,20 @@ def itemised_parameters(
 ) -> dict[str, Any]:
     """The parameters of ITEMISED for an interval."""
     return {"start": start, "after": _open_until(books, start), **_ending(books, end, organization)}
+
+
+def earliest(
+    connection: Connection, books: Books, interval: Interval, organization: str | None = None
+) -> pa.Table:
+    """Of what is booked in an interval, when the earliest of each organization and currency occurred.
+
+    Columns: organization_id, currency, occurred_at, and amount_minor, which is 0.
+    """
+    bookings(connection, books)
+    parameters = {"start": interval.start, "end": interval.end, "organization": organization}
+    found = connection.sql(_EARLIEST, params=parameters).to_arrow_table()
+    at = found.column_names.index("occurred_at")
+    return found.set_column(at, "occurred_at", found["occurred_at"].cast(pa.timestamp("ms", tz="UTC")))
 
 
 def summaries(

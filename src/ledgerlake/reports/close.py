@@ -34,6 +34,7 @@ from ledgerlake.reports.revisions import (
     remove_draft,
     write,
 )
+from ledgerlake.reports.spec import ReportSpec
 from ledgerlake.reports.writer import LOCK, OnProgress
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ class Periods:
             return
         pinned = self._lake.pin(position)
         with pinned.naming_damage(), self._engine.connect(pinned) as connection:
-            self._due(books, month, through, connection)
-        self._gate.everything(position)
+            due = self._due(books, month, through, connection)
+        self._gate.everything(position, [ReportSpec(each, books=books) for each in due])
 
     def reopen(self, period: str, *, reason: str, by: str, through: bool = False) -> list[Entry]:
         """Reopen the last closed month; with `through`, from the last one backwards to this one.
@@ -217,8 +218,9 @@ class Periods:
                 )
             following = Interval.month_of(first, books.zone)
         if month < following:
+            first_month = closed[0].period if closed else following.label
             raise ReportError(
-                f"{month.label} comes before {following.label}, with which the books begin.",
+                f"{month.label} comes before {first_month}, with which the books begin.",
                 "What happened before it and was not known when it was closed is a correction.",
             )
         due = [following]

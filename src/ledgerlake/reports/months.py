@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pyarrow as pa
 
 from ledgerlake.reports.billing_definition import BillingTotals, totals_of_summary
-from ledgerlake.reports.bookings import booked
+from ledgerlake.reports.bookings import bookings
 from ledgerlake.reports.books import Books
 from ledgerlake.reports.interval import Interval
 from ledgerlake.reports.manifest import MANIFEST, read_manifest
@@ -31,21 +31,15 @@ _MONTHS: Final = pa.schema(
 )
 _FIRST_LATE: Final = """
 SELECT MIN(occurred_at) AS first, MAX(occurred_at) AS last
-FROM events
-JOIN frontiers
-  ON events.position > frontiers.after
-  AND events.position <= frontiers.up_to
+FROM bookings
 WHERE position > $after AND occurred_at < frontier
 """
 _LATE: Final = """
 SELECT months.period, frontier, currency, event_type, COUNT(*) AS movements, SUM(amount_minor) AS minor
-FROM events
-JOIN frontiers
-  ON events.position > frontiers.after
-  AND events.position <= frontiers.up_to
+FROM bookings
 JOIN months
-  ON events.occurred_at >= months.start
-  AND events.occurred_at < months.before
+  ON occurred_at >= months.start
+  AND occurred_at < months.before
 WHERE position > $after AND occurred_at < frontier
 GROUP BY months.period, frontier, currency, event_type
 """
@@ -145,7 +139,7 @@ def late_movements(lake: EventLake, books: Books, after: int, up_to: int) -> lis
 
 
 def _late(connection: Connection, books: Books, after: int) -> list[dict[str, Any]]:
-    booked(connection, books)
+    bookings(connection, books)
     [ends] = connection.sql(_FIRST_LATE, params={"after": after}).to_arrow_table().to_pylist()
     if ends["first"] is None:
         return []

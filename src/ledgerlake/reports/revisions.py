@@ -41,11 +41,13 @@ _REVISION: Final = re.compile(r"revision-[0-9]+")
 class Gatekeeper(Protocol):
     """Lets through what is what the log says, or raises PublicationBlocked."""
 
-    def everything(self, position: int) -> None:
-        """Every layer, up to a position."""
+    def everything(self, position: int, coming: Sequence[ReportSpec] = ()) -> None:
+        """Every layer, up to a position; then reports as of it will come one by one, in this order."""
 
-    def __call__(self, spec: ReportSpec, position: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The reports of `spec` as of a position, with these rows in their summaries."""
+    def __call__(
+        self, specs: Sequence[ReportSpec], position: int, rows: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Reports as of a position, with the rows of their summaries; only their intervals differ."""
 
 
 def complete_revisions(lake: EventLake, out: Path, books: Books, engine: Engine = DUCKDB) -> list[Path]:

@@ -26,7 +26,7 @@ from ledgerlake.reports.billing_definition import (
     ConvertedTotals,
     totals_of_summary,
 )
-from ledgerlake.reports.bookings import movements, summaries
+from ledgerlake.reports.bookings import earliest, movements, summaries
 from ledgerlake.reports.clock import milliseconds
 from ledgerlake.reports.errors import ReportError
 from ledgerlake.reports.formats import FORMATS, OTHERS, export
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from ledgerlake.lake.pinned import PinnedLake
 
 OnProgress: TypeAlias = Callable[[int, int], None]
-# Called before anything is written, with the rows of all summaries of an interval; raises to stop it.
-Gate: TypeAlias = Callable[[ReportSpec, int, Sequence[Mapping[str, Any]]], None]
+# Called before anything is written, with the rows of all summaries of each interval; raises to stop it.
+Gate: TypeAlias = Callable[[Sequence[ReportSpec], int, Sequence[Sequence[Mapping[str, Any]]]], None]
 LOCK: Final = ".reports.lock"
 # Of so many lines an engine can sort the longest texts in a few hundred megabytes.
 _LINES_AT_ONCE: Final = 2_000_000
@@ -119,12 +119,12 @@ def write_targets(
     if not targets:
         return []
     targets = sorted(targets, key=lambda target: target.interval)
+    _check_rates(connection, spec, targets)
     specs = [replace(spec, interval=target.interval) for target in targets]
     tables = summaries(connection, spec.books, [each.interval for each in targets], spec.organization)
     rows = [_wanted(table.to_pylist(), target) for table, target in zip(tables, targets, strict=True)]
     if gate is not None:
-        for one, of_it in zip(specs, rows, strict=True):
-            gate(one, pinned.position, of_it)
+        gate(specs, pinned.position, rows)
     reports = [_Reports(pinned, *each, formats, state) for each in zip(targets, specs, rows, strict=True)]
     total, done = sum(each.expected for each in reports), 0
     with _Pool() as pool:
@@ -143,6 +143,23 @@ def write_targets(
         if on_progress is not None:
             on_progress(done, total)
     return [each.result() for each in reports]
+
+
+def _check_rates(connection: Connection, spec: ReportSpec, targets: Iterable[Target]) -> None:
+    """See that every line has a rate, before any report is written: if one has none, the earliest has none.
+
+    Raises:
+        ReportError: a line has none; names its day.
+    """
+    if spec.currency is None or spec.rates is None or spec.unconverted:
+        return
+    for target in targets:
+        first = earliest(connection, spec.books, target.interval, spec.organization)
+        if target.only is not None:
+            first = first.filter(
+                pc.is_in(first["organization_id"], pa.array(sorted(target.only), pa.string()))
+            )
+        spec.rates.convert(first, spec.currency, zone=spec.books.zone)
 
 
 class _Pool:
