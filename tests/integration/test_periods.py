@@ -27,6 +27,7 @@ from ledgerlake.lake.retention import archive_streams
 from ledgerlake.reconciliation.booked import booked
 from ledgerlake.reconciliation.log import Log
 from ledgerlake.reports import ReportError, refresh_billing
+from ledgerlake.reports.bookings import summaries
 from ledgerlake.reports.books import BEGINNING, Books, Entry, PeriodTakenError, append_entry, as_it_was
 from ledgerlake.reports.close import Periods, Revision
 from ledgerlake.reports.errors import PublicationBlocked
@@ -355,6 +356,31 @@ def test_nothing_is_closed_where_a_layer_differs_and_the_payment_is_named(
     done = ledger.close_period("2026-03", by="ann", through=True)
     assert [each.entry.period for each in done] == ["2026-02", "2026-03"] == looked_up.pop()
     assert looked_up == []
+
+
+def test_the_log_is_asked_for_a_few_reports_at_a_time(
+    ledger: LedgerLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert_events(ledger.db, payment_history(5, 60))
+    ledger.refresh()
+    books, pinned = ledger.periods.books(), ledger.lake.pin()
+    specs = [ReportSpec(Interval.parse(month), books=books) for month in ("2026-01", "2026-02", "2026-03")]
+    with pinned.duckdb() as connection:
+        found = summaries(connection, books, [spec.interval for spec in specs])
+    rows = [table.to_pylist() for table in found]
+    looked_up: list[int] = []
+
+    def told(log: Log, specs: Sequence[ReportSpec], position: int) -> Any:
+        looked_up.append(len(specs))
+        return booked(log, specs, position)
+
+    monkeypatch.setattr("ledgerlake.reconciliation.gate.booked", told)
+    monkeypatch.setattr("ledgerlake.reconciliation.gate._AT_ONCE", 2)
+    ledger.gate(specs, pinned.position, rows)
+    assert looked_up == [2, 1]
+    rows[2][0]["opening_minor"] += 1
+    with pytest.raises(PublicationBlocked, match="2026-03"):
+        ledger.gate(specs, pinned.position, rows)
 
 
 def test_a_report_that_is_not_what_the_log_says_is_not_published(ledger: LedgerLake, tmp_path: Path) -> None:

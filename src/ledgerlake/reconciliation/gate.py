@@ -82,8 +82,8 @@ class Gate:
     ) -> None:
         """Let reports as of a position pass, each with the rows of its summary.
 
-        The specs differ in their intervals only, which do not overlap. Read models and lake are compared with
-        the log first, each as of its own checkpoint; one that was never built says nothing.
+        The specs differ in their intervals only, which do not overlap and come in order. Read models and lake
+        are compared with the log first, each as of its own checkpoint; one that was never built says nothing.
 
         Raises:
             PublicationBlocked: something is not what the log says.
@@ -92,9 +92,14 @@ class Gate:
             self._layers(position)
         with self._db.client.start_session(snapshot=True) as session:
             log = Log(self._db, session, self._lake.archive)
-            for spec, expected, summary in zip(specs, self._of_log(log, specs, position), rows, strict=True):
-                if told := self._differences(log, position, expected, lines_of(summary)):
-                    raise PublicationBlocked(f"The report of {spec.interval.label}", told)
+            for at in range(0, len(specs), _AT_ONCE):
+                some = specs[at : at + _AT_ONCE]
+                found = zip(some, self._of_log(log, some, position), rows[at : at + _AT_ONCE], strict=True)
+                for spec, expected, summary in found:
+                    if told := self._differences(log, position, expected, lines_of(summary)):
+                        # Whoever tries again asks the log as it is then.
+                        self._coming, self._booked = [], {}
+                        raise PublicationBlocked(f"The report of {spec.interval.label}", told)
 
     def _of_log(self, log: Log, specs: Sequence[ReportSpec], position: int) -> list[dict[Key, Line]]:
         """What the log has for these reports; of one alone, it is read for those that come next, too."""

@@ -43,6 +43,7 @@ SELECT organization_id, currency, MIN(occurred_at) AS occurred_at, CAST(0 AS BIG
 FROM bookings
 WHERE booked_at >= $start
   AND booked_at < $end
+  AND occurred_at < $end
   AND ($organization IS NULL OR organization_id = $organization)
 GROUP BY organization_id, currency
 """
