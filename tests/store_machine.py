@@ -29,7 +29,7 @@ from ledgerlake.testing.memory import InMemoryEventStore
 
 Opens: TypeAlias = Callable[[ExitStack], tuple[Store, Store]]
 
-STEPS_PER_EXAMPLE = 40
+STEPS_PER_EXAMPLE = 80
 STREAMS = ("a", "b", "c", "d", "e", "f")
 COMMANDS = tuple(f"c{number}" for number in range(12))
 CONSUMERS = ("p", "q")

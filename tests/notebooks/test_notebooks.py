@@ -326,6 +326,18 @@ def test_a_failing_cell_is_named_and_the_old_page_stays(five_currencies: Setting
         execute(tmp_path / "none.ipynb", five_currencies)
 
 
+def test_a_page_builds_no_parser_that_takes_seconds(settings: Settings, tmp_path: Path) -> None:
+    notebook = json.loads(TRENDS.read_text("utf-8"))
+    notebook["cells"] = notebook["cells"][:2]
+    notebook["cells"][1]["source"] = [
+        "import sys, plotly.io._renderers\n",
+        "assert 'nbformat' in sys.modules and 'lark' not in sys.modules\n",
+    ]
+    path = tmp_path / "small.ipynb"
+    path.write_text(json.dumps(notebook))
+    assert len(execute(path, settings)["cells"]) >= 2
+
+
 def test_any_machine_will_do(five_currencies: Settings, tmp_path: Path) -> None:
     """No environment, no home to write to, and somebody else's kernel under the name of ours.
 

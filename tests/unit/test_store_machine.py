@@ -127,7 +127,7 @@ def test_a_seed_gives_the_same_steps_again() -> None:
             store = stack.enter_context(Listens())
             return store, store
 
-        take_steps(opens, at_least=150, first_seed=number)
+        take_steps(opens, at_least=400, first_seed=number)
         return taken
 
     assert program(SEED) == program(SEED)

@@ -12,7 +12,6 @@ from ledgerlake.charts.anomalies import anomalies
 from ledgerlake.charts.calendar import calendar
 from ledgerlake.charts.concentration import concentration
 from ledgerlake.charts.failures import failure_pareto, retry_funnel
-from ledgerlake.charts.imports import import_jsonschema
 from ledgerlake.charts.latency import refund_latency
 from ledgerlake.charts.measures import TRENDS_COLUMNS, ChartError, Granularity, Measure, summary
 from ledgerlake.charts.narrow import narrow
@@ -24,8 +23,6 @@ from ledgerlake.charts.success import success_by_payment, success_rate
 from ledgerlake.charts.theme import to_json
 from ledgerlake.charts.volume import volume
 from ledgerlake.charts.waterfall import waterfall
-
-import_jsonschema()  # before plotly does
 
 __all__ = [
     "TRENDS_COLUMNS",

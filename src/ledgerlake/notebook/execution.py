@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import ledgerlake
 from ledgerlake.errors import LedgerLakeError
 from ledgerlake.lake.files import write_atomically
+from ledgerlake.notebook.imports import import_jsonschema
 from ledgerlake.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _POSITION = "ledgerlake-position"
 _SOURCE = "ledgerlake-notebook"
 _KERNELS = 2  # at once: each is a process that computes
+# Of a kernel: plotly shows figures by jsonschema, too.
+_FIRST_LINE = "__import__('ledgerlake.notebook.imports').notebook.imports.import_jsonschema()"
 _LONGEST_SOCKET_NAME = 90  # operating systems allow 104 or 108, and jupyter_client appends to it
 
 
@@ -129,8 +132,6 @@ def execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any] | 
 
     `parameters` replace those of the cell tagged `parameters`. Raises NotebookError.
     """
-    from ledgerlake.charts.imports import import_jsonschema
-
     import_jsonschema()
     from papermill import PapermillExecutionError, execute_notebook
 
@@ -163,8 +164,6 @@ def _check_is_there(notebook: Path) -> None:
 
 
 def _nothing_yet(notebook: Path, settings: Settings) -> NotebookNode:
-    from ledgerlake.charts.imports import import_jsonschema
-
     import_jsonschema()
     import nbformat
 
@@ -199,7 +198,10 @@ def _kernel_of_this_python(settings: Settings, scratch: Path) -> type[Any]:
         "JUPYTER_RUNTIME_DIR": str(scratch),
     }
     this_python = KernelSpec(
-        argv=[sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        argv=[
+            *(sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+            f"--IPKernelApp.exec_lines={_FIRST_LINE}",
+        ],
         env=environment,
         display_name="Python",
         language="python",

@@ -1,4 +1,4 @@
-"""What plotly imports to show a figure, without what takes longest in it."""
+"""What takes longest of what a page imports, spared in the processes that make pages, and in no other."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ def import_jsonschema() -> None:
     sys.modules[_IRI_PARSER] = None  # type: ignore[assignment]  # means: it is not to be found
     try:
         importlib.import_module("jsonschema")
-    except ModuleNotFoundError:
-        pass  # nothing here shows figures in notebooks
     finally:
         sys.modules.pop(_IRI_PARSER, None)
         if kept is not None:
