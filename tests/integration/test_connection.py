@@ -25,6 +25,8 @@ from ledgerlake.mongo.binary import find_mongod
 from ledgerlake.mongo.connection import MongoUnreachable, MongoUnsuitable, connect, open_database
 from ledgerlake.mongo.embedded import ensure_running, status, stop
 from ledgerlake.mongo.indexes import COLLECTIONS, INDEXES, ensure_schema
+from ledgerlake.reconciliation.model import Figure
+from ledgerlake.reconciliation.sums import ControlSums
 from ledgerlake.settings import Settings
 from tests.ports import free_ports
 
@@ -65,6 +67,19 @@ def test_a_standalone_mongod_is_refused_with_a_remedy(standalone: str, tmp_path:
         open_database(Settings(home=tmp_path, mongodb_uri=standalone))
     assert "--replSet" in str(caught.value)
     assert standalone in str(caught.value)
+
+
+def test_where_no_server_of_a_replica_set_counts_writes_sums_are_not_kept(standalone: str) -> None:
+    """As on a sharded cluster, where each shard would count for itself."""
+    name = "payment_statistics"
+    found = {"organizationId": "acme", "currency": "EUR", "status": "completed", "count": 1, "totalMinor": 7}
+    with MongoClient[dict[str, Any]](standalone, tz_aware=True) as client:
+        db = client["ledger"]
+        db[name].insert_one(found)
+        for _ in range(2):
+            sums, since = ControlSums(db, name).of_read_model(name)
+            assert (sums, since) == ({("acme", "EUR", "completed"): Figure(1, 7)}, None)
+        assert db.list_collection_names() == [name]
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password(tmp_path: Path, nobodys_port: int) -> None:

@@ -105,7 +105,9 @@ def test_stored_documents_are_as_the_page_says(settings: Settings, database: Any
         ledger.close_period("2011-11", by="finance")
         AccessTokens(ledger.db).create("till 4", "service", ["acme"], timedelta(days=1))
         ledger.verify()
-        ControlSums(ledger.db, "payment_trends").of_read_model("payment_trends")
+        for _ in range(2):  # they are kept once they have not changed for a while
+            ControlSums(ledger.db, "payment_trends").of_read_model("payment_trends")
+            ledger.db["control_sums"].update_many({}, {"$set": {"seen": _NOON}})
         seen, differences = set(), []
         for name in ledger.db.list_collection_names():
             if name == "broken":

@@ -11,7 +11,7 @@ from bson import Int64
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
-from ledgerlake.mongo.indexes import CONTROL_SUMS, VERIFICATIONS
+from ledgerlake.mongo.indexes import VERIFICATIONS
 from ledgerlake.reconciliation.model import Check, Verification
 
 Compared: TypeAlias = Literal["everything", "reports"]
@@ -71,12 +71,12 @@ def record(
     return found
 
 
-def allowed(ask: Callable[[], Any]) -> Any:
-    """What the server answers; None for a user whom it does not let."""
+def allowed(ask: Callable[[], Any], *others: int) -> Any:
+    """What the server answers; None for a user whom it does not let, or where it fails with another code."""
     try:
         return ask()
     except OperationFailure as error:
-        if error.code != _UNAUTHORIZED:
+        if error.code not in (_UNAUTHORIZED, *others):
             raise
         return None
 
@@ -86,9 +86,8 @@ def record_verification(
 ) -> Recorded:
     """Write down what `verify` found: of everything, and of the reports if they were among it.
 
-    The control sums that are kept are thrown away: the next quick one adds up everything once more.
+    The control sums that are kept do not count from then on: the next quick one adds up everything once more.
     """
-    allowed(lambda: db[CONTROL_SUMS].delete_many({}))
     for check in found.checks:
         if check.name == REPORTS and check.position:
             record(db, "reports", check.position, [check], seconds, books)

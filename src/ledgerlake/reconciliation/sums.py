@@ -3,14 +3,18 @@
 To add up a read model takes the longer the more it holds. Whether anybody has written to it since is told at
 once: the server counts the writes to each collection, and a file has its inode, time and size. So sums are
 kept with what they were made of, and are as good as new while that is the same: whoever changes a document by
-hand is counted like anybody else. A full verification throws them away, so that none is older than that.
+hand is counted like anybody else. Those from before the last full verification do not count any more.
+
+It takes two looks to keep them. What is written in a transaction is counted before it can be seen; so a look
+at something new only notes what it is made of, and one that finds the same when no such transaction can be
+open any more keeps the sums. That also spares a ledger in use what is never read again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -28,7 +32,7 @@ from ledgerlake.lake.tables import TABLES
 from ledgerlake.mongo.indexes import CONTROL_SUMS, EVENTS
 from ledgerlake.projections import checkpoints, model
 from ledgerlake.reconciliation.model import Figure, Key
-from ledgerlake.reconciliation.record import allowed
+from ledgerlake.reconciliation.record import allowed, last_verification
 
 Document: TypeAlias = dict[str, Any]
 # What a layer knows of each key; a count that it does not keep is 0 on both sides.
@@ -38,6 +42,11 @@ Row: TypeAlias = dict[str, Any]
 Kept: TypeAlias = tuple[Sums, datetime | None]
 
 _NO_OUTCOME: Final = {"failure_reasons": "failed"}
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+# A transaction lasts a minute (transactionLifetimeLimitSeconds), and is ended half of that later at most.
+_SETTLED: Final = timedelta(minutes=2)
+# More than 16 MB, by the server. Beyond another 16 KB the driver says so.
+_TOO_LARGE: Final = (10334, 17419)
 
 
 class ControlSums:
@@ -48,7 +57,12 @@ class ControlSums:
 
     def __init__(self, db: Database[Document], *names: str) -> None:
         self._db = db
-        self._written = _written(db, names)
+        hello = db.command("hello", codec_options=db.codec_options)
+        # What was committed before, by the server's clock, is at the majority: a snapshot from now on has it.
+        self._until: datetime = hello.get("lastWrite", {}).get("majorityWriteDate", hello["localTime"])
+        verified = allowed(lambda: last_verification(db))
+        self._verified = _NEVER if verified is None else verified.at
+        self._written = _written(db, hello, names)
 
     def of_read_model(self, name: str, session: ClientSession | None = None) -> Kept:
         """Movements in a read model that has counts and sums.
@@ -59,10 +73,10 @@ class ControlSums:
         collection = model(self._db, name, session)
         made_of = self._written.get(collection.name)
         if made_of is not None:
-            # By itself it would be too little for what is written in a transaction: that is counted before it
-            # can be seen. But whoever fills a read model moves its checkpoint in the same one.
-            moved = checkpoints.slots(self._db, name, session)
-            made_of += "".join(f" {found.position}" for _, found in moved)
+            # Whoever fills a read model moves its checkpoint in the same transaction, or counts a dead letter
+            # there: that is told however long a transaction lasts.
+            for _, at in checkpoints.slots(self._db, name, session):
+                made_of += f" {at.generation} {at.position} {at.set_aside}"
         return self._kept(name, made_of, lambda: _added_up(collection, _NO_OUTCOME.get(name), session))
 
     def of_table(self, root: Path, path: str) -> Kept:
@@ -95,33 +109,33 @@ class ControlSums:
         return sum(figure.count for figure in found.values())
 
     def _kept(self, name: str, made_of: str | None, add_up: Callable[[], Sums]) -> Kept:
-        """The sums that are kept, if they were made of that; else what `add_up` gives, to be kept."""
+        """The sums that are kept, if they were made of that; else what `add_up` gives, to be kept in time."""
         if made_of is None:
             return add_up(), None
-        known = allowed(lambda: self._db[CONTROL_SUMS].find_one({"_id": name, "madeOf": made_of}))
-        if known is not None:
+        kept, same = self._db[CONTROL_SUMS], {"_id": name, "madeOf": made_of}
+        known = allowed(lambda: kept.find_one(same))
+        if known is not None and known.get("at", _NEVER) > self._verified:
             rows = known["sums"]
             return {(one, other, third): Figure(*figure) for one, other, third, *figure in rows}, known["at"]
+        now = datetime.now(UTC)
         sums = add_up()
-        try:
-            document = {
-                "_id": name,
-                "madeOf": made_of,
-                "at": datetime.now(UTC),
-                "sums": [[*key, Int64(each.count), Int64(each.minor or 0)] for key, each in sums.items()],
-            }
-            allowed(lambda: self._db[CONTROL_SUMS].replace_one({"_id": name}, document, upsert=True))
-        except (OverflowError, DocumentTooLarge):
-            pass  # added up anew each time, then
+        if known is None:
+            # By the server's clock, and when it has counted.
+            noted = {"$set": {"madeOf": made_of}, "$currentDate": {"seen": True}}
+            update = {**noted, "$unset": {"at": "", "sums": ""}}
+            allowed(lambda: kept.update_one({"_id": name}, update, upsert=True))
+        elif known["seen"] + _SETTLED <= self._until:
+            with suppress(OverflowError, DocumentTooLarge):  # added up anew each time, then
+                found = [[*key, Int64(each.count), Int64(each.minor or 0)] for key, each in sums.items()]
+                allowed(lambda: kept.update_one(same, {"$set": {"at": now, "sums": found}}), *_TOO_LARGE)
         return sums, None
 
 
-def _written(db: Database[Document], names: Iterable[str]) -> dict[str, str]:
+def _written(db: Database[Document], hello: Document, names: Iterable[str]) -> dict[str, str]:
     """By collection, a text that is another one once anybody has written to it; none where nobody tells."""
     wanted = sorted({model(db, name).name for name in names})
-    hello = db.client.admin.command("hello") if wanted else {}
-    if "setName" not in hello:
-        return {}  # a sharded cluster: its shards change their primaries without a word
+    if not wanted or "setName" not in hello:
+        return {}  # or a sharded cluster: its shards change their primaries without a word
     # Counted from its start on by each server for itself.
     server = f"{hello['topologyVersion']['processId']} {hello.get('electionId')}"
     found = {}
