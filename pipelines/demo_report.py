@@ -184,18 +184,16 @@ def _tool(name: str) -> str:
 def _table(out: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import box
     from rich.markup import escape
-    from rich.measure import Measurement
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        # Folded in a narrow terminal, where rich would drop digits.
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     out.print(title)  # not the table's own title, which would be folded to its width
-    # Wider than the terminal if need be: it folds a line, where rich would drop digits.
-    needed = Measurement.get(out, out.options.update(max_width=1_000), table).maximum
-    out.print(table, width=max(out.width, needed), crop=False)
+    out.print(table)
 
 
 def _lines(out: Console, title: str, lines: Sequence[tuple[str, str]]) -> None:

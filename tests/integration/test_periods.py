@@ -358,6 +358,16 @@ def test_nothing_is_closed_where_a_layer_differs_and_the_payment_is_named(
     assert looked_up == []
 
 
+def test_a_closed_month_without_a_movement_is_in_agreement_at_once(ledger: LedgerLake) -> None:
+    later = {"at": datetime(2026, 6, 1, tzinfo=UTC), "organization": "org 1", "currency": "EUR"}
+    insert_events(ledger.db, payment_history(5, 60))
+    insert_events(ledger.db, [event(61, "in June", "PaymentProcessed", 100, **later)])
+    ledger.refresh()
+    for month in ("2026-03", "2026-04", "2026-05"):
+        ledger.close_period(month, by="ann", through=True)
+        assert [check.differences for check in ledger.verify().checks if check.differences] == []
+
+
 def test_the_log_is_asked_for_a_few_reports_at_a_time(
     ledger: LedgerLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,7 +197,7 @@ def trends(
 def nothing(rows: Sequence[Any], organization: str | None, what: str = "movement") -> None:
     """Say so where there are no rows to show."""
     if not rows:
-        whom = "" if organization is None else f" of {organization!r}: check the spelling"
+        whom = "" if organization is None else f" of {organization!r}: check the spelling, and days if given"
         console().print(f"No {what}{whom}. If events are new, run `ledgerlake refresh`.", markup=False)
 
 

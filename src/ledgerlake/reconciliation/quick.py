@@ -193,7 +193,7 @@ class _Quick:
 
     def _compared(self, name: str, part: str, position: int, expected: Figures, kept: Kept) -> Check:
         actual, since = kept
-        old = "" if since is None else f", unwritten since {since:%Y-%m-%d %H:%M:%S} UTC"
+        old = "" if since is None else f", kept since {since:%Y-%m-%d %H:%M:%S} UTC"
         differences = described(expected, actual, differing(expected, actual), name)
         return of_part(
             self._log,

@@ -96,7 +96,8 @@ def _differences(
 ) -> list[str]:
     """Summaries against the lake, each as of the position and by the books that are given with it.
 
-    As of the position and books `as_known`, everybody has a report in `months` whom the lake has one for.
+    As of the position and books `as_known`, everybody has a report in `months` whom the lake has one for. A
+    month that is not among them has no drafts, and whom its revision is of was compared with the close.
     """
     groups: dict[tuple[int, Books], list[Path]] = {}
     for folder, (_, position, books) in reports.items():
@@ -117,8 +118,9 @@ def _differences(
             differences += [
                 f"{label}, organization {organization!r}: the lake has a report, here is none"
                 for label in intervals
+                if label in months
                 for organization in sorted({key[0] for key in expected[label]})
-                if slug(organization) not in months.get(label, ())
+                if slug(organization) not in months[label]
             ]
         for folder in folders:
             facts = reports[folder][0].facts
